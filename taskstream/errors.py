@@ -1,0 +1,102 @@
+"""Every error Taskstream raises, in one small hierarchy. It never decides what happens after an error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+
+class TaskstreamError(Exception):
+    """Base class of the errors a caller may want to catch."""
+
+
+class ConfigError(TaskstreamError):
+    """Configuration or usage that cannot work; its text is one line and says the remedy (exit status 2)."""
+
+
+class BrokerUnavailable(TaskstreamError):
+    """Redis could not be reached, refused, or did not answer in time.
+
+    ``maybe_sent`` is True where the command had left this process and only its reply is missing, so the
+    message may or may not be in the stream. Repeating such a call is safe if it carries ``task_id=`` or
+    ``idempotency_key=``.
+    """
+
+    def __init__(self, message: str, *, maybe_sent: bool = False) -> None:
+        super().__init__(message)
+        self.maybe_sent = maybe_sent
+
+
+class QueueFull(TaskstreamError):
+    """The stream holds ``max_length`` entries already; nothing was sent."""
+
+
+class ValidationError(TaskstreamError):
+    """Arguments or a payload that do not fit their declared types; nothing was sent.
+
+    ``errors`` maps a field's name to what is wrong with it, nested for nested objects.
+    """
+
+    def __init__(self, message: str, errors: Mapping[str, object] | None = None) -> None:
+        super().__init__(message)
+        self.errors: dict[str, object] = dict(errors or {})
+
+
+class InvalidMessage(TaskstreamError):
+    """A stream entry that is no Taskstream message, or a payload no handler here can decode."""
+
+
+class TaskFailed(TaskstreamError):
+    """What ``AsyncResult.get()`` raises for a message that failed.
+
+    ``type_name`` is the name of the original exception's class, ``message`` its text and
+    ``traceback_text`` the formatted traceback as the worker saw it.
+    """
+
+    def __init__(self, message: str, *, type_name: str = "", traceback_text: str = "") -> None:
+        super().__init__(f"{type_name}: {message}" if type_name else message)
+        self.type_name = type_name
+        self.message = message
+        self.traceback_text = traceback_text
+
+
+class TaskTimeout(TaskFailed):
+    """The task ran longer than its ``timeout``."""
+
+
+class TaskRevoked(TaskFailed):
+    """The task was revoked before it finished."""
+
+
+class ResultTimeout(TaskstreamError, TimeoutError):
+    """``get(timeout=…)`` waited that long and there is no outcome yet; the task goes on."""
+
+
+class ResultUnavailable(TaskstreamError):
+    """The result store of the worker cannot be reached from here, or no results are kept."""
+
+
+class Interrupt(BaseException):
+    """Thrown into a running handler from outside.
+
+    Not an Exception, so that a handler's ``except Exception`` cannot swallow it.
+    """
+
+
+class TimeLimitExceeded(Interrupt):
+    """The handler ran longer than its ``timeout``."""
+
+
+class Shutdown(Interrupt):
+    """The worker stops now and this handler did not finish within the grace time."""
+
+
+def one_line(errors: Mapping[str, object] | Sequence[object] | object, prefix: str = "") -> str:
+    """Flatten nested validation errors into ``field.sub: reason; other: reason``."""
+    if isinstance(errors, Mapping):
+        parts = [one_line(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in errors.items()]
+        return "; ".join(parts)
+    if isinstance(errors, Sequence) and not isinstance(errors, str):
+        text = " ".join(str(item) for item in errors)
+    else:
+        text = str(errors)
+    return f"{prefix}: {text}" if prefix else text

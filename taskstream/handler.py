@@ -1,0 +1,95 @@
+"""What a worker runs: handlers, their settings, and the subscriptions that feed them.
+
+A task and a STREAM event are both turned into a Handler before the worker sees them; from here on nothing
+asks which of the two it is. Pure data: no Redis, no gevent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from taskstream.message import Delivery, Message, encode_json
+
+QUEUE_GROUP = "taskstream"
+"""The consumer group of every task queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a handler's messages are treated. Times in seconds.
+
+    ``retry_for`` lists the exceptions after which a message is tried again, ``max_retries`` times at most;
+    ``max_deliveries`` is how many worker processes may die under a message before it is a dead letter.
+    """
+
+    timeout: float | None = None
+    max_retries: int = 3
+    max_deliveries: int = 3
+    retry_backoff: float = 1.0
+    retry_backoff_max: float = 600.0
+    retry_jitter: bool = True
+    retry_for: tuple[type[BaseException], ...] = (Exception,)
+    ignore_result: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Successor:
+    """A message that a finished one publishes; its id is derived, so a repeated run publishes it once."""
+
+    stream: str
+    message: Message
+
+
+def no_successors(delivery: Delivery, value: object) -> tuple[Successor, ...]:
+    """What most handlers publish after they ran."""
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """One function to run for a message.
+
+    ``run(delivery)`` returns the value or raises; it is called in a greenlet and may block cooperatively.
+    ``dump(value)`` makes JSON of the value for the result store. ``start()`` runs once per process before
+    the first message. ``successors(delivery, value)`` names what to publish before the message is
+    acknowledged. ``name`` is what logs, results and metrics call it; ``app`` and ``version`` go into log lines.
+    ``log_done_at`` is the level (``logging.INFO`` …) of its START and DONE lines.
+    """
+
+    name: str
+    run: Callable[[Delivery], object]
+    app: str
+    version: str
+    log_done_at: int
+    settings: Settings = field(default_factory=Settings)
+    dump: Callable[[object], bytes] = encode_json
+    start: Callable[[], None] | None = None
+    successors: Callable[[Delivery, object], tuple[Successor, ...]] = no_successors
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """One consumer group of one stream, and who handles its messages.
+
+    ``label`` is what people and the control channel call it: the event's ``app.version.event`` or the
+    queue's name. ``handlers`` goes by the message's name; ``default`` handles any name (events).
+    ``concurrency`` and ``batch_size`` bound one worker process, ``throttle`` (s) is the least time between
+    two batches, ``delay_auto_start`` (s) holds consumption back after the worker started. ``auto_start``
+    is whether it consumes while nobody chose otherwise through the control channel.
+    """
+
+    label: str
+    stream: str
+    group: str
+    handlers: Mapping[str, Handler]
+    default: Handler | None = None
+    concurrency: int | None = None
+    batch_size: int | None = None
+    throttle: float = 0.0
+    delay_auto_start: float = 0.0
+    auto_start: bool = True
+
+    def handler_for(self, name: str) -> Handler | None:
+        """The handler of a message called ``name``, None if there is none in this release of the code."""
+        return self.handlers.get(name, self.default)

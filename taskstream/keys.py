@@ -1,0 +1,105 @@
+"""The name of every Redis key and channel Taskstream uses. No other module spells one out.
+
+A stream's Redis key is exactly its name. Whatever belongs to a stream carries the name in braces, which
+Redis Cluster takes as the hash tag, so that all of a stream's keys share its slot and one script can
+reach them together. Group and stream names follow NAME_PATTERN, so the parts cannot run into one another.
+"""
+
+from __future__ import annotations
+
+import re
+
+from taskstream.errors import ConfigError
+
+NAME_PATTERN = re.compile(r"[A-Za-z0-9._:-]{1,200}")
+"""What names of apps, streams, queues, groups, events and tasks may look like."""
+
+RESERVED_PREFIX = "ts:"
+
+
+def check_name(kind: str, name: object) -> str:
+    """Return ``name`` if it is a valid name; ``kind`` says whose it is in the error.
+
+    Raises ConfigError.
+    """
+    if not isinstance(name, str) or not NAME_PATTERN.fullmatch(name) or name.startswith(RESERVED_PREFIX):
+        raise ConfigError(
+            f"{kind} {name!r} is not a valid name: use letters, digits and . _ : - "
+            f"(at most 200), not starting with {RESERVED_PREFIX!r}"
+        )
+    return name
+
+
+def again(stream: str, group: str) -> str:
+    """Stream that only ``group`` reads: retries, give-backs, requeues and replays for that group."""
+    return f"ts:{{{stream}}}:again:{group}"
+
+
+def delayed(stream: str, group: str) -> str:
+    """Sorted set: due time (ms, Redis' clock) → the message's fields as a JSON array."""
+    return f"ts:{{{stream}}}:delayed:{group}"
+
+
+def dead(stream: str, group: str) -> str:
+    """Sorted set: time of death (ms, Redis' clock) → id of a dead letter."""
+    return f"ts:{{{stream}}}:dead:{group}"
+
+
+def letters(stream: str, group: str) -> str:
+    """Hash: id of a dead letter → the letter as JSON (fields, error, times)."""
+    return f"ts:{{{stream}}}:letters:{group}"
+
+
+def deaths(stream: str, group: str) -> str:
+    """Hash: message id → how many worker processes died while it had started."""
+    return f"ts:{{{stream}}}:deaths:{group}"
+
+
+def leases(stream: str, group: str) -> str:
+    """Sorted set: lease expiry (ms, Redis' clock; 0 taken over, 1 given up) → consumer."""
+    return f"ts:{{{stream}}}:leases:{group}"
+
+
+def control(stream: str, group: str) -> str:
+    """Hash: the operator's choice for this group: ``state`` (started, stopped) and ``version``."""
+    return f"ts:{{{stream}}}:control:{group}"
+
+
+def watched(stream: str) -> str:
+    """String with a TTL that exists while somebody waits for results of this stream."""
+    return f"ts:{{{stream}}}:watched"
+
+
+def done_channel(stream: str) -> str:
+    """Pub/sub channel: ids of finished messages of this stream, separated by spaces."""
+    return f"ts:{{{stream}}}:done"
+
+
+def published(stream: str, unique: str) -> str:
+    """String with a TTL: the message id published under a caller's task id or idempotency key."""
+    return f"ts:{{{stream}}}:published:{unique}"
+
+
+def result(message_id: str, group: str) -> str:
+    """Hash with a TTL: one outcome, in the Redis result store."""
+    return f"ts:{{{message_id}}}:result:{group}"
+
+
+SUBSCRIPTIONS = "ts:subscriptions"
+"""Hash: label of an event or queue → JSON of its stream, group and when a worker last had it."""
+
+WORKERS = "ts:workers"
+"""Sorted set: worker name → expiry of its entry (ms, Redis' clock)."""
+
+CONTROL_CHANNEL = "ts:control"
+"""Pub/sub channel on which every worker process hears commands."""
+
+
+def worker(name: str) -> str:
+    """String with a TTL: what a worker process says about itself, as JSON."""
+    return f"ts:worker:{name}"
+
+
+def reply(request_id: str) -> str:
+    """List with a TTL: answers of workers to one control request."""
+    return f"ts:reply:{request_id}"

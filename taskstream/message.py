@@ -1,0 +1,167 @@
+"""What travels: a message, and its form on the wire (one flat stream entry, JSON bodies).
+
+The form is documented for other languages in docs/wire.md. Nothing here talks to Redis.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import uuid_utils
+
+from taskstream.errors import InvalidMessage, ValidationError
+
+VERSION = b"1"
+
+MESSAGE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+"""What an id may look like. Taskstream's own are UUIDv7 (RFC 9562), whose text sorts by time."""
+
+_encode_json = msgspec.json.Encoder().encode
+_decode_headers = msgspec.json.Decoder(dict[str, Any]).decode
+_decode_fields = msgspec.json.Decoder(list[str]).decode
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One message.
+
+    ``id`` text of a UUIDv7, or the caller's own id; ``name`` handler (task) or type of the payload (event
+    stream); ``body`` JSON as it is on the wire; ``headers`` tracking and the caller's own, absent where
+    nothing set them; ``attempt`` which run this is, from 1; ``deliveries`` hand-outs to workers before
+    this stream entry existed; ``sent_ms`` when it was first published (ms since the epoch), if that is
+    not the time in the entry's own id.
+    """
+
+    id: str
+    name: str
+    body: bytes
+    headers: dict[str, Any] | None = None
+    attempt: int = 1
+    deliveries: int = 0
+    sent_ms: int | None = None
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """A message as handed to a worker.
+
+    ``from_again`` says that it came through the group's own stream. ``number`` counts all hand-outs of
+    the message in this group, from 1; the result store orders outcomes by it. ``deaths`` counts worker
+    processes that died while it had started.
+    """
+
+    message: Message
+    stream: str
+    group: str
+    entry_id: str
+    number: int
+    from_again: bool = False
+    deaths: int = 0
+
+    @property
+    def sent_ms(self) -> int:
+        """When the message was first published (ms since the epoch)."""
+        return self.message.sent_ms or int(self.entry_id.partition("-")[0])
+
+
+def new_id() -> str:
+    """A fresh message id: UUIDv7 as text. Time-ordered ids keep the result store fast."""
+    return str(uuid_utils.uuid7())
+
+
+def derived_id(parent: str, step: str) -> str:
+    """The id of what ``parent`` publishes at ``step``: the same each time it is run again.
+
+    Keeps the time of a UUIDv7 parent, so that derived ids stay time-ordered in the result store.
+    """
+    digest = bytearray(hashlib.sha256(f"{parent}\0{step}".encode()).digest()[:16])
+    try:
+        stamp = uuid.UUID(parent)
+    except ValueError:
+        stamp = None
+    if stamp is not None and stamp.version == 7:
+        digest[:6] = stamp.bytes[:6]
+    digest[6] = 0x70 | digest[6] & 0x0F
+    digest[8] = 0x80 | digest[8] & 0x3F
+    return str(uuid.UUID(bytes=bytes(digest)))
+
+
+def encode_json(value: object) -> bytes:
+    """JSON bytes of plain values (None, bool, int, float, str, list, dict, datetime, UUID, Decimal, Enum).
+
+    Raises ValidationError for what JSON cannot carry.
+    """
+    try:
+        return _encode_json(value)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise ValidationError(f"not serialisable as JSON: {error}") from None
+
+
+def fields_of(message: Message) -> list[str | bytes]:
+    """Flat field-value list for XADD; optional fields only where they say something."""
+    fields: list[str | bytes] = ["v", VERSION, "id", message.id, "name", message.name, "body", message.body]
+    if message.headers:
+        fields += ("headers", encode_json(message.headers))
+    if message.attempt != 1:
+        fields += ("attempt", str(message.attempt))
+    if message.deliveries:
+        fields += ("deliveries", str(message.deliveries))
+    if message.sent_ms is not None:
+        fields += ("sent", str(message.sent_ms))
+    return fields
+
+
+def fields_json(message: Message) -> str:
+    """The same list as a JSON array: how a message rests in the delayed set and in a dead letter."""
+    return json.dumps(
+        [item.decode() if isinstance(item, bytes) else item for item in fields_of(message)],
+        ensure_ascii=False,
+        separators=(",", ":"),
+    )
+
+
+def from_fields_json(text: str | bytes) -> Message:
+    """Inverse of fields_json. Raises InvalidMessage."""
+    try:
+        return from_fields([item.encode() for item in _decode_fields(text)])
+    except msgspec.DecodeError as error:
+        raise InvalidMessage(f"not a list of message fields: {error}") from None
+
+
+def from_fields(fields: Sequence[bytes]) -> Message:
+    """Decode a stream entry's flat field list. Raises InvalidMessage saying what is wrong with it.
+
+    Fields this version does not know are ignored, so that a later minor addition does not stop old workers.
+    """
+    # The form `delay()` writes, and nearly every entry there is.
+    if len(fields) == 8 and fields[0] == b"v" and fields[2] == b"id" and fields[4] == b"name" and fields[6] == b"body":
+        if fields[1] != VERSION:
+            raise InvalidMessage(f"format version {fields[1]!r} is not {VERSION!r}")
+        try:
+            return Message(fields[3].decode(), fields[5].decode(), fields[7])
+        except UnicodeDecodeError as error:
+            raise InvalidMessage(f"not UTF-8: {error}") from None
+    return _from_mapping(dict(zip(fields[::2], fields[1::2], strict=False)))
+
+
+def _from_mapping(found: Mapping[bytes, bytes]) -> Message:
+    for required in (b"v", b"id", b"name", b"body"):
+        if required not in found:
+            raise InvalidMessage(f"field {required.decode()!r} is missing: not a Taskstream message")
+    if found[b"v"] != VERSION:
+        raise InvalidMessage(f"format version {found[b'v']!r} is not {VERSION!r}")
+    try:
+        message_id, name = found[b"id"].decode(), found[b"name"].decode()
+        headers = _decode_headers(found[b"headers"]) if b"headers" in found else None
+        attempt = int(found.get(b"attempt", b"1"))
+        deliveries = int(found.get(b"deliveries", b"0"))
+        sent_ms = int(found[b"sent"]) if b"sent" in found else None
+    except (ValueError, msgspec.DecodeError) as error:  # UnicodeDecodeError is a ValueError
+        raise InvalidMessage(f"a field cannot be decoded: {error}") from None
+    if not (1 <= attempt < 2**31 and 0 <= deliveries < 2**31 and (sent_ms is None or 0 <= sent_ms < 2**53)):
+        raise InvalidMessage("attempt, deliveries or sent is out of range")
+    return Message(message_id, name, found[b"body"], headers, attempt, deliveries, sent_ms)
