@@ -1,0 +1,180 @@
+"""Log lines: their form, that no input breaks it, and that a bad stream never reaches the caller."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import re
+import socket
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from taskstream import logs
+from taskstream.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def _restore_logging() -> Iterator[None]:
+    root = logging.getLogger(logs.ROOT)
+    before = (root.level, root.propagate, list(root.handlers))
+    yield
+    root.setLevel(before[0])
+    root.propagate = before[1]
+    root.handlers[:] = before[2]
+
+
+def lines_of(stream: io.StringIO) -> list[str]:
+    return stream.getvalue().split("\n")[:-1]
+
+
+def test_text_line_has_the_documented_form() -> None:
+    stream = io.StringIO()
+    logs.configure("INFO", "text", stream)
+
+    logs.FieldLogger("shop", "1.0", "pay").info("Received data", {"extra.length": 10, "track.request_id": "abc"})
+
+    (line,) = lines_of(stream)
+    assert re.fullmatch(
+        r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} \| INFO \| shop 1\.0 pay "
+        + re.escape(f"{socket.gethostname()} {os.getpid()}")
+        + r" \| Received data \| extra\.length=10 \| track\.request_id=abc",
+        line,
+    )
+
+
+def test_json_line_has_the_same_fields() -> None:
+    stream = io.StringIO()
+    logs.configure("INFO", "json", stream)
+
+    logs.FieldLogger("shop", "1.0", "pay").warning("naïve\u2028", {"extra.length": 10, "text": "forged", "x.y": None})
+
+    (line,) = lines_of(stream)
+    found = json.loads(line)
+    assert found.pop("time")
+    assert found == {
+        "level": "WARNING",
+        "app": "shop",
+        "version": "1.0",
+        "event": "pay",
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "text": "naïve\u2028",
+        "extra.length": 10,
+        "x.y": None,
+    }
+
+
+@pytest.mark.parametrize("fmt", logs.FORMATS)
+@given(
+    text=st.text(st.characters(exclude_categories=())),
+    key=st.text(st.characters(exclude_categories=()), min_size=1),
+    value=st.text(st.characters(exclude_categories=())) | st.floats() | st.integers() | st.binary(),
+)
+def test_any_input_is_one_line_with_its_own_columns(fmt: str, text: str, key: str, value: object) -> None:
+    stream = io.StringIO()
+    logs.configure("INFO", fmt, stream)
+
+    logs.FieldLogger("shop", "1.0", "pay").info(text, {f"extra.{key}": value, "track.id": "real"})
+
+    written = stream.getvalue()
+    written.encode()  # no lone surrogate is left
+    assert len(written.splitlines()) == 1 and written.endswith("\n")
+    if fmt == "text":
+        columns = written[:-1].split(" | ")
+        assert len(columns) == 6
+        assert columns[5] == "track.id=real"
+        assert re.match(r"extra\.(?:\\=|[^= ])+=", columns[4])
+    else:
+        assert json.loads(written)["track.id"] == "real"
+
+
+def test_forged_fields_stay_inside_their_value() -> None:
+    stream = io.StringIO()
+    logs.configure("INFO", "text", stream)
+
+    logs.FieldLogger("shop", "1.0", "pay").info(
+        "x", {"extra.name": "a | track.request_id=evil\n2026 | INFO | \x1b[31m"}
+    )
+
+    (line,) = lines_of(stream)
+    assert line.endswith(r"extra.name=a \| track.request_id=evil\n2026 \| INFO \| \x1b[31m")
+
+
+def test_exception_is_in_the_line_with_its_traceback() -> None:
+    stream = io.StringIO()
+    logs.configure("INFO", "text", stream)
+    try:
+        raise KeyError("wrong\nkey")
+    except KeyError as error:
+        logs.FieldLogger("shop", "1.0", "pay").error("FAILED", {"extra.n": 1}, exc=error)
+
+    (line,) = lines_of(stream)
+    assert " | FAILED | extra.n=1 | error.type=KeyError | error.message='wrong" in line
+    assert r"error.traceback=Traceback (most recent call last):\n" in line
+
+
+def test_value_that_cannot_be_shown_costs_nothing_but_itself() -> None:
+    class Broken:
+        def __str__(self) -> str:
+            raise RuntimeError("no")
+
+    stream = io.StringIO()
+    logs.configure("INFO", "text", stream)
+    logs.FieldLogger("shop", "1.0", "pay").info("x", {"extra.a": Broken(), "extra.b": 2})
+    (line,) = lines_of(stream)
+    assert "extra.a=<Broken that cannot be shown: RuntimeError> | extra.b=2" in line
+
+
+def test_level_that_is_off_builds_nothing() -> None:
+    class Untouchable:
+        def __str__(self) -> str:
+            raise AssertionError("was rendered")
+
+    stream = io.StringIO()
+    logs.configure("WARNING", "text", stream)
+    log = logs.FieldLogger("shop", "1.0", "pay")
+    log.info("x", {"extra.a": Untouchable()})
+    assert stream.getvalue() == ""
+    assert not log.enabled(logging.INFO) and log.enabled(logging.WARNING)
+
+
+def test_broken_stream_never_raises() -> None:
+    class Full(io.StringIO):
+        def write(self, text: str, /) -> int:
+            raise OSError(28, "No space left on device")
+
+    logs.configure("INFO", "text", Full())
+    logs.FieldLogger("shop", "1.0", "pay").info("x")
+    closed = io.StringIO()
+    closed.close()
+    logs.configure("INFO", "text", closed)
+    logs.FieldLogger("shop", "1.0", "pay").info("x")
+
+
+def test_configuring_again_replaces_the_first() -> None:
+    first, second = io.StringIO(), io.StringIO()
+    logs.configure("INFO", "text", first)
+    logs.configure("debug", "text", second)
+    logs.engine_logger("engine").debug("once")
+    assert first.getvalue() == ""
+    assert len(lines_of(second)) == 1
+    assert "| taskstream " in second.getvalue()
+
+
+def test_record_of_other_code_under_our_logger_is_one_line() -> None:
+    stream = io.StringIO()
+    logs.configure("INFO", "text", stream)
+    logging.getLogger("taskstream.plugin").info("two\nlines %s", 1)
+    (line,) = lines_of(stream)
+    assert line.endswith(r"| two\nlines 1")
+
+
+@pytest.mark.parametrize(("level", "fmt", "named"), [("LOUD", "text", "LOUD"), ("INFO", "xml", "xml")])
+def test_unknown_level_or_format_is_a_config_error(level: str, fmt: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        logs.configure(level, fmt)
