@@ -1,0 +1,1 @@
+"""Taskstream: a task queue and event apps on Redis streams."""

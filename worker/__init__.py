@@ -1,0 +1,1 @@
+"""The worker pool: a supervisor and its worker processes. Imported as ``taskstream_worker``."""
