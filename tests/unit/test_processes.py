@@ -1,0 +1,111 @@
+"""Children end with their parent, and a stop is bounded."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from taskstream import processes
+
+BOUND = 10.0
+SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + BOUND
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.01)
+
+
+def is_gone(pid: int) -> bool:
+    """No such process, or only its entry is left (nobody may reap it here)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def test_child_is_the_program_itself_with_its_own_group_and_no_input(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    program = "import os, sys; print(os.getpid(), os.getpgrp(), os.environ['X'], sys.stdin.read() == '', os.getcwd())"
+    with out.open("wb") as output:
+        child = processes.spawn(
+            [sys.executable, "-c", program], own_group=True, env={"X": "1"}, cwd=tmp_path, output=output
+        )
+        assert child.wait(BOUND) == 0
+    assert out.read_text().split() == [str(child.pid), str(child.pid), "1", "True", str(tmp_path)]
+
+
+def test_child_stays_in_the_group_unless_it_gets_its_own(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with out.open("wb") as output:
+        program = [sys.executable, "-c", "import os; print(os.getpgrp())"]
+        assert processes.spawn(program, own_group=False, output=output).wait(BOUND) == 0
+    assert int(out.read_text()) == os.getpgrp()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the parent-death signal is Linux's")
+def test_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    # Given a parent with a child that would sleep for a minute
+    program = (
+        "import sys, time\nfrom taskstream import processes\n"
+        f"child = processes.spawn({SLEEP!r}, own_group=True)\n"
+        "print(child.pid, flush=True)\ntime.sleep(60)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    with parent.stdout:
+        lines = {parent.stdout.readline().strip() for _ in range(2)}  # in either order
+        child_pid = int((lines - {"up"}).pop())
+        # When the parent is killed with SIGKILL
+        parent.kill()
+        parent.wait(BOUND)
+        # Then the child ends as well
+        wait_until(lambda: is_gone(child_pid))
+
+
+def test_child_whose_parent_is_not_the_one_that_spawned_it_does_not_start(tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    argv = [sys.executable, "-I", "-S", processes.__file__, "1", "15", "touch", str(marker)]
+    assert subprocess.run(argv, timeout=BOUND).returncode == 0
+    assert not marker.exists()
+
+
+def test_program_that_does_not_exist_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    argv = [sys.executable, "-I", "-S", processes.__file__, str(os.getpid()), "15", "/no/such/program"]
+    assert subprocess.run(argv, timeout=BOUND).returncode == processes.CANNOT_EXECUTE
+    assert capfd.readouterr().err == "taskstream: /no/such/program: No such file or directory\n"
+
+
+def test_stop_is_polite_first() -> None:
+    child = processes.spawn([sys.executable, "-c", "import signal; signal.sigwait({signal.SIGTERM})"], own_group=True)
+    assert processes.stop(child, BOUND) in (0, -signal.SIGTERM)
+
+
+def test_stop_kills_the_whole_group_of_a_child_that_does_not_listen(tmp_path: Path) -> None:
+    # Given a child that ignores SIGTERM and has a child of its own
+    out = tmp_path / "out"
+    program = (
+        "import signal, subprocess, sys, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "grandchild = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "print(grandchild.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with out.open("wb") as output:
+        child = processes.spawn([sys.executable, "-c", program], own_group=True, output=output)
+    wait_until(lambda: out.read_text().strip() != "")
+    grandchild = int(out.read_text())
+    # When it is stopped
+    status = processes.stop(child, 0.2)
+    # Then both are gone
+    assert status == -signal.SIGKILL
+    wait_until(lambda: is_gone(grandchild))
