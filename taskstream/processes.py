@@ -85,7 +85,7 @@ def _become(parent: int, death_signal: int, argv: Sequence[str]) -> None:
     if os.getppid() != parent:
         return  # It died before the signal was armed.
     try:
-        os.execvp(argv[0], argv)
+        os.execvp(argv[0], list(argv))
     except OSError as error:
         print(f"taskstream: {argv[0]}: {error.strerror}", file=sys.stderr)
         raise SystemExit(CANNOT_EXECUTE) from None
