@@ -1,0 +1,138 @@
+"""Fixtures of all tests: a clean environment, real servers, started processes that are gone at the end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import redis
+from helpers import OwnServer, Started, taskstream_command
+
+from taskstream.embedded import EmbeddedBroker
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settings of whoever runs the tests must not reach them."""
+    for name in list(os.environ):
+        if name.startswith(("TASKSTREAM_", "FLASK_")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real Valkey server for all tests; take ``broker_url`` to find it empty."""
+    broker = EmbeddedBroker(tmp_path_factory.mktemp("valkey"))
+    broker.start()
+    yield broker.url
+    broker.stop()
+
+
+@pytest.fixture
+def broker_url(valkey_url: str) -> Iterator[str]:
+    """The URL of a real server without any keys."""
+    with redis.Redis.from_url(valkey_url) as client:
+        client.flushall()
+        client.script_flush()
+        yield valkey_url
+        client.flushall()
+
+
+@pytest.fixture
+def redis_client(broker_url: str) -> Iterator[redis.Redis]:
+    """A client of ``broker_url``; replies are bytes."""
+    with redis.Redis.from_url(broker_url) as client:
+        yield client
+
+
+@pytest.fixture
+def own_valkey(tmp_path: Path) -> Iterator[OwnServer]:
+    """A real server of this test only: ``url``, ``pid``, ``stop()``, ``start()``, ``kill()``."""
+    folder = tmp_path / "own-valkey"
+    folder.mkdir()
+    server = OwnServer(folder)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def start_process(tmp_path: Path) -> Iterator[Callable[..., Started]]:
+    """``start_process([program, …], cwd=…, env={…})``: a process that is gone, with its family, at the end."""
+    started: list[Started] = []
+
+    def start(arguments: list[str], *, cwd: Path = tmp_path, env: Mapping[str, str] | None = None) -> Started:
+        output = tmp_path / f"process-{len(started)}.log"
+        process = Started(arguments, cwd=cwd, env={**os.environ, **(env or {})}, output=output)
+        started.append(process)
+        return process
+
+    yield start
+    for process in reversed(started):
+        process.remove()
+
+
+@pytest.fixture
+def start_cli(start_process: Callable[..., Started]) -> Callable[..., Started]:
+    """``start_cli("worker", "-A", …, cwd=…, env=…)``: the real command line in the background."""
+
+    def start(*arguments: str, **settings: object) -> Started:
+        return start_process(taskstream_command(*arguments), **settings)
+
+    return start
+
+
+@pytest.fixture
+def run_cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """``run_cli("queues", "--json", cwd=…, env=…)``: run the real command line to its end, output captured."""
+
+    def run(
+        *arguments: str, cwd: Path = tmp_path, env: Mapping[str, str] | None = None, timeout: float = 60.0
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            taskstream_command(*arguments),
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run
+
+
+def _immortal_keys(client: redis.Redis) -> list[str]:
+    """Keys that are neither work itself nor bounded by a time to live.
+
+    Work and what operators chose may stay: streams (their data and groups), delayed messages, dead letters,
+    leases and the registry, which are emptied by what they count.
+    """
+    work = ("delayed", "dead", "letters", "deaths", "leases", "control")
+    found = []
+    for key in client.scan_iter(count=1000):
+        name = key.decode(errors="replace")
+        if name in ("ts:subscriptions", "ts:workers") or client.type(key) == b"stream":
+            continue
+        if name.startswith("ts:{") and name.partition("}:")[2].partition(":")[0] in work:
+            continue
+        if client.ttl(key) == -1:
+            found.append(name)
+    return sorted(found)
+
+
+@pytest.fixture(autouse=True)
+def _no_immortal_keys(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves a key which nothing would ever remove (marker ``leaves_keys(reason)`` allows it)."""
+    if "broker_url" not in request.fixturenames:
+        yield
+        return
+    url = request.getfixturevalue("broker_url")
+    yield
+    if request.node.get_closest_marker("leaves_keys") is None:
+        with redis.Redis.from_url(url) as client:
+            left = _immortal_keys(client)
+        assert not left, f"keys without a time to live were left behind: {left}"
