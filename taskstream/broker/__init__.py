@@ -1,0 +1,7 @@
+"""Everything that sends stream commands: publishing, one consumer group's side, and looking at them."""
+
+from __future__ import annotations
+
+from taskstream.broker.broker import Broker, GroupState, SubscriptionInfo
+
+__all__ = ["Broker", "GroupState", "SubscriptionInfo"]

@@ -1,0 +1,189 @@
+"""The broker as operators and commands see it: publishing, and the state of streams, groups and workers."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+
+from taskstream import keys
+from taskstream.broker.publisher import Publisher
+from taskstream.broker.script import Script
+from taskstream.errors import ConfigError
+
+_CHOOSE = Script("choose")
+
+COUNT_LIMIT = 10_000
+"""Where the server cannot tell a group's lag, unread entries are counted up to this many."""
+
+
+@dataclass(frozen=True)
+class GroupState:
+    """One consumer group of a stream at one moment.
+
+    ``waiting`` unread messages, in the stream or in the group's own; ``held`` handed to a worker and not
+    done; ``delayed`` waiting for their time; ``dead`` dead letters; ``oldest_ms`` when the oldest one not
+    done was put there (ms since the epoch), None without one; ``state`` is the operator's choice
+    (started, stopped) or None.
+    """
+
+    name: str
+    waiting: int
+    held: int
+    delayed: int
+    dead: int
+    consumers: int
+    oldest_ms: int | None
+    state: str | None
+
+
+@dataclass(frozen=True)
+class SubscriptionInfo:
+    """What a label (event or queue) stands for, as the last worker that had it said."""
+
+    stream: str
+    group: str
+    seen_ms: int
+
+
+class Broker(Publisher):
+    """Publishing and looking. What a worker does with a group is in taskstream.broker.group."""
+
+    def stream_length(self, stream: str) -> int:
+        """Entries in ``stream``, done or not; 0 where there is none."""
+        return int(self.call("XLEN", stream))
+
+    def group_states(self, stream: str) -> list[GroupState]:
+        """The groups of ``stream``, by name; empty where there is no such stream."""
+        return sorted((self._group_state(stream, group) for group in self._groups(stream)), key=attrgetter("name"))
+
+    def _groups(self, stream: str) -> list[dict[str, Any]]:
+        try:
+            rows = self.call("XINFO", "GROUPS", stream)
+        except ConfigError as error:
+            if "no such key" in str(error):
+                return []
+            raise
+        return [{key.decode(): value for key, value in zip(row[::2], row[1::2], strict=True)} for row in rows]
+
+    def _group_state(self, stream: str, group: dict[str, Any]) -> GroupState:
+        name = group["name"].decode()
+        again = keys.again(stream, name)
+        own = next((found for found in self._groups(again) if found["name"] == group["name"]), None)
+        delayed = self.call("ZCARD", keys.delayed(stream, name))
+        dead = self.call("ZCARD", keys.dead(stream, name))
+        waiting, oldest = self._unread(stream, group)
+        held = int(group["pending"])
+        if own is not None:
+            own_waiting, own_oldest = self._unread(again, own)
+            waiting += own_waiting
+            held += int(own["pending"])
+            oldest = min((ms for ms in (oldest, own_oldest) if ms is not None), default=None)
+        return GroupState(
+            name=name,
+            waiting=waiting,
+            held=held,
+            delayed=int(delayed),
+            dead=int(dead),
+            consumers=int(group["consumers"]),
+            oldest_ms=oldest,
+            state=self.state(stream, name),
+        )
+
+    def _unread(self, stream: str, group: dict[str, Any]) -> tuple[int, int | None]:
+        """How many entries of ``stream`` the group has unread, and when its oldest not done was put there."""
+        oldest = None
+        if group["pending"]:
+            pending = self.call("XPENDING", stream, group["name"], "-", "+", 1)
+            if pending:
+                oldest = _entry_ms(pending[0][0])
+        after = b"(" + group["last-delivered-id"]
+        unread = self.call("XRANGE", stream, after, "+", "COUNT", 1)
+        if unread:
+            first = _entry_ms(unread[0][0])
+            oldest = first if oldest is None else min(oldest, first)
+        lag = group.get("lag")
+        if lag is None and unread:
+            # Unknown to the server after an undelivered entry was deleted.
+            lag = len(self.call("XRANGE", stream, after, "+", "COUNT", COUNT_LIMIT))
+        return int(lag or 0), oldest
+
+    def set_state(self, stream: str, group: str, state: str) -> int:
+        """Keep the operator's choice (``started`` or ``stopped``) for a group; return its version."""
+        return int(_CHOOSE.run(self.call, [keys.control(stream, group)], [state]))
+
+    def state(self, stream: str, group: str) -> str | None:
+        """The operator's choice for a group, None if nobody chose."""
+        found = self.call("HGET", keys.control(stream, group), "state")
+        return found.decode() if found else None
+
+    def subscriptions(self) -> dict[str, SubscriptionInfo]:
+        """Every label that a worker announced, and its stream and group."""
+        with self.errors():
+            raw: Any = self.client.hgetall(keys.SUBSCRIPTIONS)
+        found = {}
+        for label, value in raw.items():
+            try:
+                found[label.decode()] = msgspec.json.decode(value, type=SubscriptionInfo)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                continue  # not written by a worker
+        return found
+
+    def announce_subscriptions(self, subscriptions: dict[str, tuple[str, str]], forget_after_s: float) -> None:
+        """Tell what each label stands for; labels that no worker announced for ``forget_after_s`` are dropped."""
+        now = int(time.time() * 1000)  # display and housekeeping only
+        stale = [
+            label
+            for label, info in self.subscriptions().items()
+            if label not in subscriptions and info.seen_ms < now - forget_after_s * 1000
+        ]
+        with self.errors():
+            pipeline = self.client.pipeline(transaction=False)
+            for label, (stream, group) in subscriptions.items():
+                info = json.dumps({"stream": stream, "group": group, "seen_ms": now})
+                pipeline.hset(keys.SUBSCRIPTIONS, label, info)
+            if stale:
+                pipeline.hdel(keys.SUBSCRIPTIONS, *stale)
+            pipeline.execute()
+
+    def workers(self) -> list[dict[str, Any]]:
+        """What each live worker process says about itself, by name."""
+        now = self.now_ms()
+        with self.errors():
+            names: Any = self.client.zrangebyscore(keys.WORKERS, now, "+inf")
+            raw: Any = self.client.mget([keys.worker(name.decode()) for name in names]) if names else []
+        found = []
+        for value in raw:
+            try:
+                info = msgspec.json.decode(value or b"null")
+            except msgspec.DecodeError:
+                continue
+            if isinstance(info, dict) and isinstance(info.get("name"), str):
+                found.append(info)
+        return sorted(found, key=lambda info: str(info["name"]))
+
+    def announce_worker(self, name: str, info: dict[str, Any], ttl_s: int) -> None:
+        """Keep what a worker process says about itself for ``ttl_s``; drop entries of workers long gone."""
+        now = self.now_ms()
+        with self.errors():
+            pipeline = self.client.pipeline(transaction=False)
+            pipeline.set(keys.worker(name), msgspec.json.encode(info), ex=ttl_s)
+            pipeline.zadd(keys.WORKERS, {name: now + ttl_s * 1000})
+            pipeline.zremrangebyscore(keys.WORKERS, "-inf", now)
+            pipeline.execute()
+
+    def forget_worker(self, name: str) -> None:
+        """Drop a worker that ended cleanly from the list."""
+        with self.errors():
+            pipeline = self.client.pipeline(transaction=False)
+            pipeline.delete(keys.worker(name))
+            pipeline.zrem(keys.WORKERS, name)
+            pipeline.execute()
+
+
+def _entry_ms(entry_id: bytes) -> int:
+    return int(entry_id.partition(b"-")[0])

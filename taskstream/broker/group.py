@@ -1,0 +1,232 @@
+"""One consumer's side of one consumer group: read, commit, take over, promote, trim.
+
+Each method is one round trip of one command or script, over the caller that is passed in: ``call(*command)``
+of a Link or of the broker. Errors of the client library or BrokerUnavailable pass through; when to try
+again is the worker's decision. docs/delivery.md says what each move means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import redis
+
+from taskstream import keys
+from taskstream.broker.script import Script
+
+Call = Callable[..., Any]
+
+REMEMBER_DEATHS_S = 30 * 24 * 3600
+
+_REGISTER = Script("register")
+_RENEW = Script("renew")
+_COMMIT = Script("commit")
+_SWEEP = Script("sweep")
+_CLAIM = Script("claim")
+_RELEASE = Script("release")
+_PROMOTE = Script("promote")
+_TRIM = Script("trim")
+
+
+class Entry(NamedTuple):
+    """A stream entry handed to this consumer; ``times`` counts hand-outs of this entry, from 1."""
+
+    from_again: bool
+    entry_id: str
+    fields: Sequence[bytes]
+    times: int = 1
+    deaths: int = 0
+
+
+class Renewal(NamedTuple):
+    """Answer to a renewal: whether the lease still holds, and the operator's choice with its version."""
+
+    held: bool
+    version: int
+    choice: str | None
+
+
+class Claimed(NamedTuple):
+    """Answer to a takeover. ``mine_ran_out`` means nothing was done because the own lease does not hold."""
+
+    mine_ran_out: bool
+    finished: bool
+    entries: list[Entry]
+
+
+class Batch:
+    """Finished messages of one consumer, to be committed together; at most 1,000."""
+
+    __slots__ = ("again_acks", "main_acks", "moves")
+
+    def __init__(self) -> None:
+        self.main_acks: list[str] = []
+        self.again_acks: list[str] = []
+        self.moves: list[Any] = []
+
+    def ack(self, from_again: bool, entry_id: str) -> None:
+        """Done."""
+        (self.again_acks if from_again else self.main_acks).append(entry_id)
+
+    def ack_suspect(self, from_again: bool, entry_id: str, message_id: str) -> None:
+        """Done, and the deaths counted for it are forgotten."""
+        self.moves += ("a", 2 if from_again else 1, entry_id, message_id, "", "")
+
+    def retry(self, from_again: bool, entry_id: str, message_id: str, delay_ms: int, fields_json: str) -> None:
+        """Readable again after ``delay_ms``, as ``fields_json``."""
+        self.moves += ("r", 2 if from_again else 1, entry_id, message_id, delay_ms, fields_json)
+
+    def give_back(self, from_again: bool, entry_id: str, message_id: str, fields_json: str) -> None:
+        """Readable again at once, as ``fields_json``."""
+        self.moves += ("g", 2 if from_again else 1, entry_id, message_id, "", fields_json)
+
+    def bury(self, from_again: bool, entry_id: str, message_id: str, letter_json: str) -> None:
+        """A dead letter from now on."""
+        self.moves += ("d", 2 if from_again else 1, entry_id, message_id, "", letter_json)
+
+
+class ConsumerGroup:
+    """One consumer of one group of one stream, for the life of that consumer's name."""
+
+    def __init__(self, stream: str, group: str, consumer: str, lease_ms: int) -> None:
+        self.stream = stream
+        self.group = group
+        self.consumer = consumer
+        self.lease_ms = lease_ms
+        self._again = keys.again(stream, group)
+        self._leases = keys.leases(stream, group)
+        self._streams = [stream, self._again]
+        self._commit_keys = [
+            *self._streams,
+            self._leases,
+            keys.delayed(stream, group),
+            keys.deaths(stream, group),
+            keys.dead(stream, group),
+            keys.letters(stream, group),
+            keys.watched(stream),
+        ]
+        self._channel = keys.done_channel(stream)
+
+    def register(self, call: Call) -> bool:
+        """Make the groups where missing and take a lease; False if the consumer's name was used before."""
+        reply = _REGISTER.run(call, [*self._streams, self._leases], [self.group, self.consumer, self.lease_ms])
+        return bool(reply == 1)
+
+    def renew(self, call: Call) -> Renewal:
+        """Extend the lease, unless it was taken."""
+        held, version, choice = _RENEW.run(
+            call, [self._leases, keys.control(self.stream, self.group)], [self.consumer, self.lease_ms]
+        )
+        return Renewal(held == 1, int(version), choice.decode() or None)
+
+    def read(self, call: Call, count: int, block_ms: int | None, *, main: bool = True) -> list[Entry]:
+        """Read at most ``count`` new entries of each stream; wait ``block_ms`` for the first, None not at all.
+
+        Without ``main`` only the group's own stream is read.
+        """
+        command: list[Any] = ["XREADGROUP", "GROUP", self.group, self.consumer, "COUNT", count]
+        if block_ms is not None:
+            command += ("BLOCK", block_ms)
+        if main:
+            reply = call(*command, "STREAMS", self._again, self.stream, ">", ">")
+        else:
+            reply = call(*command, "STREAMS", self._again, ">")
+        entries: list[Entry] = []
+        for name, rows in reply or ():
+            from_again = name != self.stream.encode()
+            entries += [Entry(from_again, str(row[0], "ascii"), row[1]) for row in rows]
+        return entries
+
+    def commit(self, call: Call, batch: Batch, finished_ids: str) -> tuple[bool, bool]:
+        """Commit a batch in one step; return whether this consumer still owned it, and whether anyone waits.
+
+        ``finished_ids`` (separated by spaces) are announced if somebody waits for results.
+        """
+        reply = _COMMIT.run(
+            call,
+            self._commit_keys,
+            [
+                self.group,
+                self.consumer,
+                self._channel,
+                finished_ids,
+                len(batch.main_acks),
+                len(batch.again_acks),
+                *batch.main_acks,
+                *batch.again_acks,
+                *batch.moves,
+            ],
+        )
+        if reply[0] != 1:
+            return False, False
+        return True, bool(reply[1])
+
+    def announce(self, call: Call, finished_ids: str) -> None:
+        """Tell waiters about messages whose commit did not."""
+        call("PUBLISH", self._channel, finished_ids)
+
+    def missing(self, call: Call, known: Callable[[bool, str], bool], limit: int) -> list[Entry]:
+        """Entries the server holds for this consumer that it does not know of: their reply was lost.
+
+        An entry deleted from the stream meanwhile is acknowledged, there is nothing left to do for it.
+        """
+        found: list[Entry] = []
+        for from_again, stream in ((False, self.stream), (True, self._again)):
+            for entry_id, _consumer, _idle, times in call(
+                "XPENDING", stream, self.group, "-", "+", limit, self.consumer
+            ):
+                text = str(entry_id, "ascii")
+                if known(from_again, text):
+                    continue
+                rows = call("XRANGE", stream, text, text)
+                if rows:
+                    found.append(Entry(from_again, text, rows[0][1], int(times)))
+                else:
+                    call("XACK", stream, self.group, text)
+        return found
+
+    def sweep(self, call: Call) -> list[tuple[str, float]]:
+        """Consumers of the group and their lease scores, those longest without renewal first, at most 1,000."""
+        flat = _SWEEP.run(call, [*self._streams, self._leases], [self.group, self.lease_ms])
+        return [(str(consumer, "utf-8"), float(score)) for consumer, score in zip(flat[::2], flat[1::2], strict=True)]
+
+    def claim(self, call: Call, victim: str, observed: float, count: int) -> Claimed:
+        """Take at most ``count`` messages over from ``victim``, whose lease was seen at score ``observed``."""
+        reply = _CLAIM.run(
+            call,
+            [*self._streams, self._leases, keys.deaths(self.stream, self.group)],
+            [self.group, self.consumer, count, victim, repr(observed), REMEMBER_DEATHS_S],
+        )
+        if reply[0] == -1:
+            return Claimed(True, False, [])
+        if reply[0] == 0:
+            return Claimed(False, True, [])
+        rows = reply[2:]
+        entries = [
+            Entry(rows[at] == 2, str(rows[at + 1], "ascii"), rows[at + 4], int(rows[at + 2]), int(rows[at + 3]))
+            for at in range(0, len(rows), 5)
+        ]
+        return Claimed(False, reply[0] == 1, entries)
+
+    def release(self, call: Call, started_ids: Iterable[str] = ()) -> None:
+        """End this consumer: removed if it holds nothing, else given up. ``started_ids`` died with it."""
+        _RELEASE.run(
+            call,
+            [*self._streams, self._leases, keys.deaths(self.stream, self.group)],
+            [self.group, self.consumer, REMEMBER_DEATHS_S, *started_ids],
+        )
+
+    def promote(self, call: Call, limit: int) -> tuple[int, int | None]:
+        """Make at most ``limit`` due messages readable; return how many, and ms until the next is due."""
+        moved, wait = _PROMOTE.run(call, [keys.delayed(self.stream, self.group), self._again], [limit])
+        return int(moved), None if wait < 0 else int(wait)
+
+    def trim(self, call: Call, limit: int) -> int:
+        """Remove what every group of the stream is through with, about ``limit`` entries a call."""
+        return int(_TRIM.run(call, [self.stream], [limit])[0])
+
+
+def group_is_gone(error: Exception) -> bool:
+    """Whether the stream or its group vanished (FLUSHALL, failover, DEL): register anew."""
+    return isinstance(error, redis.ResponseError) and str(error).startswith(("NOGROUP", "UNBLOCKED"))

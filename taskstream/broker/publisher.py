@@ -1,0 +1,143 @@
+"""Puts messages on streams. Never sends one twice on its own: a lost reply is the caller's to decide about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import redis
+
+from taskstream import keys
+from taskstream.broker.script import Script
+from taskstream.connection import PRODUCER, broker_errors, display_url, open_pool, passing, translate
+from taskstream.errors import BrokerUnavailable
+from taskstream.message import Message, fields_of
+
+REMEMBER_PUBLISHED_S = 24 * 3600
+"""How long ``publish_once`` knows a key."""
+
+_PUBLISH_ONCE = Script("publish_once")
+
+
+class Publisher:
+    """A producer's face of the broker. Thread-safe; connects on first use through a few pooled connections.
+
+    Raises ConfigError for a URL that cannot be used.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.display_url = display_url(url)
+        self._pool = open_pool(url, PRODUCER)
+        self.client: redis.Redis = redis.Redis(connection_pool=self._pool)
+        """For plain commands that move no message; use it inside ``errors()``."""
+
+    def errors(self) -> AbstractContextManager[None]:
+        """Context in which the client library's errors become BrokerUnavailable or ConfigError."""
+        return broker_errors(self.display_url)
+
+    def publish(self, stream: str, message: Message) -> None:
+        """Put one message on ``stream`` with exactly one XADD.
+
+        Raises BrokerUnavailable, with ``maybe_sent=True`` where only the reply is missing.
+        """
+        self._round_trip([("XADD", stream, "*", *fields_of(message))])
+
+    def publish_many(self, items: Iterable[tuple[str, Message]]) -> None:
+        """Put several messages on their streams in one round trip, in order; callers send at most 500 at once.
+
+        Raises BrokerUnavailable, with ``maybe_sent=True`` where some may be in.
+        """
+        commands = [("XADD", stream, "*", *fields_of(message)) for stream, message in items]
+        if commands:
+            self._round_trip(commands)
+
+    def publish_once(self, stream: str, message: Message, unique: str) -> str:
+        """Publish unless something was published under ``unique`` in the last 24 h; return the id of that.
+
+        Safe to repeat after ``maybe_sent``.
+        """
+        found = _PUBLISH_ONCE.run(
+            self.call,
+            [stream, keys.published(stream, unique)],
+            [REMEMBER_PUBLISHED_S, message.id, *fields_of(message)],
+        )
+        return str(found, "utf-8")
+
+    def publish_many_once(self, items: Iterable[tuple[str, Message, str]]) -> None:
+        """``publish_once`` for several ``(stream, message, unique)`` in one round trip.
+
+        Safe to repeat. Raises BrokerUnavailable if not all are known to be in.
+        """
+        commands = [
+            _PUBLISH_ONCE.command(
+                [stream, keys.published(stream, unique)], [REMEMBER_PUBLISHED_S, message.id, *fields_of(message)]
+            )
+            for stream, message, unique in items
+        ]
+        try:
+            self._round_trip(commands)
+        except redis.exceptions.NoScriptError:
+            self._round_trip([("SCRIPT", "LOAD", _PUBLISH_ONCE.source)])
+            self._round_trip(commands)
+
+    def watch(self, streams: Iterable[str], seconds: int) -> None:
+        """Ask workers to announce finished messages of ``streams`` for the next ``seconds``."""
+        with self.errors():
+            pipeline = self.client.pipeline(transaction=False)
+            for stream in streams:
+                pipeline.set(keys.watched(stream), 1, ex=seconds)
+            pipeline.execute()
+
+    def ping(self) -> None:
+        """Raises BrokerUnavailable unless the server answers."""
+        self._round_trip([("PING",)])
+
+    def now_ms(self) -> int:
+        """The server's clock, ms since the epoch: the only one that decides anything."""
+        seconds, micros = self._round_trip([("TIME",)])[0]
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    def call(self, *command: Any) -> Any:
+        """Send one command over a pooled connection; errors as in ``publish``, NoScriptError as it is."""
+        return self._round_trip([command])[0]
+
+    def close(self) -> None:
+        """Close every pooled connection."""
+        self._pool.disconnect()
+
+    def _round_trip(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        """Send commands once and read their replies; NoScriptError passes through, the rest is translated."""
+        try:
+            connection = self._pool.get_connection()
+        except (redis.RedisError, OSError) as error:
+            raise translate(error, self.display_url, sent=False) from error
+        replies: list[Any] = []
+        failed: Exception | None = None
+        done = 0
+        try:
+            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            for _ in commands:
+                try:
+                    replies.append(connection.read_response())
+                    done += 1
+                except redis.ResponseError as error:
+                    failed = failed or error
+        except BaseException as error:
+            # A reply that comes late must never be taken for the answer to a later command.
+            connection.disconnect()
+            if isinstance(error, (redis.RedisError, OSError)):
+                raise translate(error, self.display_url, sent=True) from error
+            raise
+        finally:
+            self._pool.release(connection)
+        if failed is None:
+            return replies
+        if isinstance(failed, redis.exceptions.NoScriptError):
+            raise failed
+        if done and passing(failed):
+            raise BrokerUnavailable(
+                f"broker {self.display_url} took {done} of {len(commands)} messages, then: {failed}", maybe_sent=True
+            ) from failed
+        raise translate(failed, self.display_url, sent=False) from failed

@@ -1,0 +1,226 @@
+"""Broker URLs and connections: which server, with which timeouts. Sends no commands of its own.
+
+Every connection has the client's own retries switched off: a retry after a lost reply would put a message
+into the stream twice, and one outer loop that rebuilds everything is all a consumer needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.connection import (
+    BlockingConnectionPool,
+    Connection,
+    ConnectionInterface,
+    ConnectionPool,
+    SSLConnection,
+    UnixDomainSocketConnection,
+    parse_url,
+)
+from redis.retry import Retry
+from redis.sentinel import Sentinel, SentinelConnectionPool
+
+from taskstream.errors import BrokerUnavailable, ConfigError, TaskstreamError
+
+CONNECT_TIMEOUT_S = 2.0
+READ_TIMEOUT_S = 5.0
+"""How long a producer waits for a reply before it says BrokerUnavailable."""
+
+BLOCK_MS = 5_000
+"""How long a consumer's read waits on the server; half of what its socket waits (see CONSUMER)."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Timeouts (s) and size of the connections of one role."""
+
+    socket_timeout: float
+    max_connections: int
+
+
+PRODUCER = Profile(socket_timeout=READ_TIMEOUT_S, max_connections=16)
+CONSUMER = Profile(socket_timeout=2 * BLOCK_MS / 1000, max_connections=1)
+
+# Replies that say "not now" rather than "never": starting, failing over, full.
+_PASSING = (
+    "LOADING",
+    "READONLY",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "BUSY",
+    "OOM",
+    "NOREPLICAS",
+    "MISCONF",
+    "UNBLOCKED",
+    "max number of clients",
+)
+
+
+def display_url(url: str) -> str:
+    """The URL as it may be shown and logged: without its password."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "(no URL)"
+    if "@" not in parts.netloc:
+        return url
+    user, _, _ = parts.netloc.rpartition("@")[0].partition(":")
+    return urlunsplit(parts._replace(netloc=f"{user + ':' if user else ''}***@{parts.netloc.rpartition('@')[2]}"))
+
+
+def open_pool(url: str, profile: Profile) -> ConnectionPool:
+    """A blocking, fork- and thread-safe pool for ``url``; connects on first use.
+
+    Takes ``redis://``, ``rediss://`` (TLS), ``unix://`` and ``sentinel://host:port,host:port/service/db``.
+    Raises ConfigError for any other URL.
+    """
+    common: dict[str, Any] = {
+        "socket_timeout": profile.socket_timeout,
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "socket_keepalive": True,
+        "retry": Retry(NoBackoff(), 0),
+        "health_check_interval": 0,
+        "protocol": 2,  # one shape of replies on every server version
+        "max_connections": profile.max_connections,
+    }
+    try:
+        scheme = urlsplit(url).scheme
+        if scheme == "sentinel":
+            return _sentinel_pool(url, common)
+        if scheme not in ("redis", "rediss", "unix"):
+            raise ValueError(f"scheme {scheme!r}")
+        options = parse_url(url)
+        options.setdefault(
+            "connection_class",
+            {"redis": Connection, "rediss": SSLConnection, "unix": UnixDomainSocketConnection}[scheme],
+        )
+        if scheme == "unix":
+            common.pop("socket_keepalive")
+        options = {**common, **options}
+        return BlockingConnectionPool(timeout=profile.socket_timeout, **options)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(
+            f"broker URL {display_url(str(url))!r} cannot be used ({error}): "
+            "use redis://, rediss://, unix:// or sentinel://host:port,host:port/service/db"
+        ) from None
+
+
+def _sentinel_pool(url: str, common: dict[str, Any]) -> ConnectionPool:
+    parts = urlsplit(url)
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    path = [unquote(piece) for piece in parts.path.split("/") if piece]
+    if not hosts or not path:
+        raise ValueError("a Sentinel URL names its hosts and the service")
+    sentinels = []
+    for host in hosts.split(","):
+        name, _, port = host.rpartition(":")
+        sentinels.append((name or host, int(port) if name else 26379))
+    user, _, password = credentials.partition(":")
+    if credentials:
+        common |= {"username": unquote(user) or None, "password": unquote(password) or None}
+    sentinel_kwargs = {k: common[k] for k in ("socket_timeout", "socket_connect_timeout", "retry", "protocol")}
+    manager = Sentinel(sentinels, sentinel_kwargs=sentinel_kwargs)
+    return SentinelConnectionPool(path[0], manager, db=int(path[1]) if len(path) > 1 else 0, **common)
+
+
+def passing(error: Exception) -> bool:
+    """Whether waiting may help: the server is away, starting, failing over or full."""
+    if isinstance(error, redis.ResponseError):
+        return str(error).startswith(_PASSING) or isinstance(
+            error,
+            (redis.exceptions.ReadOnlyError, redis.exceptions.BusyLoadingError, redis.exceptions.OutOfMemoryError),
+        )
+    return isinstance(error, (redis.RedisError, OSError))
+
+
+def translate(error: Exception, where: str, *, sent: bool) -> TaskstreamError:
+    """What to raise instead of a client library's error: BrokerUnavailable, or ConfigError for what stays wrong.
+
+    ``where`` names the broker; ``sent`` says whether the command had left when a connection error came.
+    """
+    if isinstance(error, redis.AuthenticationError):
+        return ConfigError(f"broker {where} refused the credentials: {error}")
+    if isinstance(error, (redis.ResponseError, redis.DataError)):
+        if passing(error):
+            return BrokerUnavailable(f"broker {where} does not accept commands now: {error}")
+        return ConfigError(f"broker {where} refused a command: {error}")
+    text = str(error) or type(error).__name__
+    return BrokerUnavailable(f"broker {where} cannot be reached: {text}", maybe_sent=sent)
+
+
+@contextmanager
+def broker_errors(where: str) -> Iterator[None]:
+    """Translate a client library's errors raised inside, for commands that change no message."""
+    try:
+        yield
+    except (redis.RedisError, OSError) as error:
+        raise translate(error, where, sent=False) from error
+
+
+class Link:
+    """One connection used by one greenlet or thread at a time, without a pool's cost per command.
+
+    Reconnects lazily after ``close()``; any error leaves it closed, because a reply that comes late would
+    be taken for the answer to a later command. Methods raise the client library's errors.
+    """
+
+    def __init__(self, url: str, profile: Profile = CONSUMER) -> None:
+        self._pool = open_pool(url, profile)
+        self._connection: ConnectionInterface | None = None
+        self.generation = 0
+        """Counts connections made, so that a caller sees that one was replaced."""
+
+    def call(self, *command: Any) -> Any:
+        """Send one command and return its reply."""
+        return self.calls([command])[0]
+
+    def calls(self, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
+        """Send commands in one round trip; return their replies. The first error reply is raised."""
+        connection = self._connection or self._connect()
+        try:
+            packed = list(commands)
+            connection.send_packed_command(connection.pack_commands(packed), check_health=False)
+            replies = [self._read(connection) for _ in packed]
+        except BaseException:
+            self.close()
+            raise
+        for reply in replies:
+            if isinstance(reply, redis.RedisError):
+                raise reply
+        return replies
+
+    @staticmethod
+    def _read(connection: ConnectionInterface) -> Any:
+        try:
+            return connection.read_response()
+        except redis.ResponseError as error:
+            return error
+
+    def _connect(self) -> ConnectionInterface:
+        connection = self._pool.make_connection()
+        try:
+            connection.connect()
+        except BaseException:
+            connection.disconnect()
+            raise
+        self._connection = connection
+        self.generation += 1
+        return connection
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection that no error has ended."""
+        return self._connection is not None
+
+    def close(self) -> None:
+        """End the connection; the next command opens another."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.disconnect()

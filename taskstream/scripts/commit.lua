@@ -1,0 +1,67 @@
+-- commit: the fenced end of a batch of messages that one consumer held.
+-- Moves: held -> done (ack), held -> delayed (retry), held -> waiting (give back), held -> dead (bury).
+-- KEYS  1 stream  2 again  3 leases  4 delayed  5 deaths  6 dead  7 letters  8 watched
+-- ARGV  1 group  2 consumer  3 channel for finished ids  4 finished ids, separated by spaces, or ''
+--       5 n acks of the stream  6 n acks of again  then those entry ids, then moves of six:
+--       kind, 1|2 stream or again, entry id, message id, a, b
+--         'a' ack                     a, b unused (also forgets counted deaths)
+--         'r' retry                   a delay (ms), b fields as JSON
+--         'g' give back               a unused,     b fields as JSON
+--         'd' dead letter             a unused,     b letter as JSON
+-- Returns {-1} and does nothing if the consumer's lease is missing, given up or taken; else {1, 1 if watched}.
+-- XACK ignores who owns an entry, so the lease is the fence. Under a live lease an XACK that answers 0 means
+-- that an earlier commit of this consumer landed and its reply was lost: its other half landed with it.
+local group, consumer = ARGV[1], ARGV[2]
+local score = redis.call('ZSCORE', KEYS[3], consumer)
+if not score or tonumber(score) < 2 then
+  return {-1}
+end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+-- An entry of the stream may go as soon as it is done if this group is the only one; seen here, inside the
+-- script, because a group created between a check and the removal would find nothing.
+local removable = {false, true}
+local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
+if not groups.err and #groups == 1 and groups[1][2] == group then
+  removable[1] = true
+end
+
+local n = {tonumber(ARGV[5]), tonumber(ARGV[6])}
+local at = 7
+for source = 1, 2 do
+  if n[source] > 0 then
+    redis.call('XACK', KEYS[source], group, unpack(ARGV, at, at + n[source] - 1))
+    if removable[source] then
+      redis.call('XDEL', KEYS[source], unpack(ARGV, at, at + n[source] - 1))
+    end
+    at = at + n[source]
+  end
+end
+
+while at <= #ARGV do
+  local kind, source, entry, id = ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2], ARGV[at + 3]
+  if redis.call('XACK', KEYS[source], group, entry) == 1 then
+    if kind == 'r' then
+      redis.call('ZADD', KEYS[4], now + ARGV[at + 4], ARGV[at + 5])
+    elseif kind == 'g' then
+      redis.call('XADD', KEYS[2], '*', unpack(cjson.decode(ARGV[at + 5])))
+    else
+      if kind == 'd' then
+        redis.call('ZADD', KEYS[6], now, id)
+        redis.call('HSET', KEYS[7], id, ARGV[at + 5])
+      end
+      redis.call('HDEL', KEYS[5], id)
+    end
+    if removable[source] then
+      redis.call('XDEL', KEYS[source], entry)
+    end
+  end
+  at = at + 6
+end
+
+local watched = redis.call('EXISTS', KEYS[8])
+if watched == 1 and ARGV[4] ~= '' then
+  redis.call('PUBLISH', ARGV[3], ARGV[4])
+end
+return {1, watched}

@@ -1,0 +1,25 @@
+-- release: a consumer ends; by itself when it is done, or by its supervisor after the process died.
+-- Moves: none. With nothing pending it is removed at once, else its lease is given up for others to take over.
+-- KEYS  1 stream  2 again  3 leases  4 deaths
+-- ARGV  1 group  2 consumer  3 how long a death is remembered (s)  then ids of messages that had started
+-- Returns 1 removed · 0 given up · -1 it was given up, taken or removed before.
+local group, consumer = ARGV[1], ARGV[2]
+local score = redis.call('ZSCORE', KEYS[3], consumer)
+if not score or tonumber(score) < 2 then
+  return -1
+end
+for i = 4, #ARGV do
+  redis.call('HINCRBY', KEYS[4], ARGV[i], 1)
+  redis.call('EXPIRE', KEYS[4], ARGV[3])
+end
+for i = 1, 2 do
+  local pending = redis.pcall('XPENDING', KEYS[i], group, '-', '+', 1, consumer)
+  if not pending.err and #pending > 0 then
+    redis.call('ZADD', KEYS[3], 'XX', 1, consumer)
+    return 0
+  end
+end
+redis.pcall('XGROUP', 'DELCONSUMER', KEYS[1], group, consumer)
+redis.pcall('XGROUP', 'DELCONSUMER', KEYS[2], group, consumer)
+redis.call('ZREM', KEYS[3], consumer)
+return 1

@@ -1,0 +1,14 @@
+-- renew: a consumer proves it is alive. An expired lease nobody has taken is extended, a taken one never.
+-- Moves: none.
+-- KEYS  1 leases  2 control
+-- ARGV  1 consumer  2 lease (ms)
+-- Returns {1 renewed | 0 lost, version of the operator's choice, choice or ''}.
+local choice = redis.call('HMGET', KEYS[2], 'version', 'state')
+local version, state = tonumber(choice[1] or 0), choice[2] or ''
+local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
+if not score or tonumber(score) < 2 then
+  return {0, version, state}
+end
+local time = redis.call('TIME')
+redis.call('ZADD', KEYS[1], 'XX', time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[2], ARGV[1])
+return {1, version, state}
