@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -139,12 +139,13 @@ def pick(target: str, known: Mapping[str, tuple[str, str]]) -> str:
             f"no event or queue {target!r}: none is known to this broker yet; start a worker that has it, "
             "or name its code with --config-files or -A"
         )
-    near = difflib.get_close_matches(target, [*known, *(label.rpartition(".")[2] for label in known)], n=1)
+    own_names = [label.rpartition(".")[2] for label, (_, group) in known.items() if group != QUEUE_GROUP]
+    near = difflib.get_close_matches(target, [*known, *own_names], n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise ConfigError(f"no event or queue {target!r}; {hint}known: {', '.join(sorted(known))}")
 
 
-def _decoded(items: list[bytes]) -> Iterator[Reply]:
+def _decoded(items: Iterable[bytes | str]) -> Iterator[Reply]:
     """Well-formed replies; what is none came from no worker of ours."""
     for item in items:
         try:

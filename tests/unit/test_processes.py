@@ -6,31 +6,15 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers import alive, eventually
 
 from taskstream import processes
 
 BOUND = 10.0
 SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + BOUND
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.01)
-
-
-def is_gone(pid: int) -> bool:
-    """No such process, or only its entry is left (nobody may reap it here)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 def test_child_is_the_program_itself_with_its_own_group_and_no_input(tmp_path: Path) -> None:
@@ -69,7 +53,7 @@ def test_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
         parent.kill()
         parent.wait(BOUND)
         # Then the child ends as well
-        wait_until(lambda: is_gone(child_pid))
+        eventually(lambda: not alive(child_pid))
 
 
 def test_child_whose_parent_is_not_the_one_that_spawned_it_does_not_start(tmp_path: Path) -> None:
@@ -102,10 +86,10 @@ def test_stop_kills_the_whole_group_of_a_child_that_does_not_listen(tmp_path: Pa
     )
     with out.open("wb") as output:
         child = processes.spawn([sys.executable, "-c", program], own_group=True, output=output)
-    wait_until(lambda: out.read_text().strip() != "")
+    eventually(lambda: out.read_text().strip())
     grandchild = int(out.read_text())
     # When it is stopped
     status = processes.stop(child, 0.2)
     # Then both are gone
     assert status == -signal.SIGKILL
-    wait_until(lambda: is_gone(grandchild))
+    eventually(lambda: not alive(grandchild))

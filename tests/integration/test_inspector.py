@@ -1,0 +1,91 @@
+"""What the inspector reads from a real server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from taskstream import inspector, keys
+from taskstream.broker import Broker
+from taskstream.message import Message, new_id
+
+
+@pytest.fixture
+def broker(broker_url: str) -> Iterator[Broker]:
+    broker = Broker(broker_url)
+    yield broker
+    broker.close()
+
+
+def send(broker: Broker, stream: str, count: int) -> None:
+    for _ in range(count):
+        broker.publish(stream, Message(new_id(), "Order", b"{}"))
+
+
+def test_streams_and_groups(broker: Broker, redis_client: redis.Redis) -> None:
+    # Given a stream with two groups, one of which took two of three messages and was stopped
+    broker.announce_subscriptions({"shop.1x0.bill": ("orders", "billing")}, 60.0)
+    send(broker, "orders", 3)
+    redis_client.xgroup_create("orders", "billing", id="0")
+    redis_client.xgroup_create("orders", "audit", id="0")
+    redis_client.xreadgroup("billing", "c1", {"orders": ">"}, count=2)
+    redis_client.zadd(keys.delayed("orders", "billing"), {"[]": 1})
+    redis_client.zadd(keys.dead("orders", "billing"), {"x": 1, "y": 2})
+    broker.set_state("orders", "billing", "stopped")
+    # When it is looked at
+    found = inspector.overview(broker, ["not-there-yet"])
+    # Then
+    assert [stream.name for stream in found.streams] == ["not-there-yet", "orders"]
+    nothing, orders = found.streams
+    assert (nothing.length, nothing.groups) == (0, [])
+    assert orders.length == 3
+    audit, billing = orders.groups
+    assert (audit.name, audit.label, audit.waiting, audit.held, audit.state) == ("audit", None, 3, 0, None)
+    assert (billing.name, billing.label, billing.waiting, billing.held) == ("billing", "shop.1x0.bill", 1, 2)
+    assert (billing.delayed, billing.dead, billing.consumers, billing.state) == (1, 2, 1, "stopped")
+    assert billing.oldest_age_s is not None and 0.0 <= billing.oldest_age_s < 60.0
+    assert abs(found.at_ms - broker.now_ms()) < 60_000
+
+
+def test_a_group_that_is_done_has_no_age(broker: Broker, redis_client: redis.Redis) -> None:
+    redis_client.xgroup_create("orders", "billing", id="0", mkstream=True)
+    (group,) = inspector.overview(broker, ["orders"]).streams[0].groups
+    assert (group.waiting, group.held, group.oldest_age_s) == (0, 0, None)
+
+
+def test_workers(broker: Broker) -> None:
+    subscription = {"label": "images", "stream": "images", "group": "taskstream", "state": "started", "consumed": 7}
+    broker.announce_worker(
+        "w1",
+        {
+            "name": "w1",
+            "host": "box",
+            "pid": 12,
+            "started_ms": 5,
+            "state": "paused",
+            "reason": "disk full",
+            "concurrency": 100,
+            "processed": 9,
+            "subscriptions": [subscription],
+            "of a later release": True,
+        },
+        60,
+    )
+    broker.announce_worker("unreadable", {"name": "unreadable", "pid": "?"}, 60)
+    (worker,) = inspector.overview(broker).workers
+    assert (worker.name, worker.host, worker.pid, worker.state, worker.reason) == (
+        "w1",
+        "box",
+        12,
+        "paused",
+        "disk full",
+    )
+    assert (worker.processed, worker.failed, worker.concurrency) == (9, 0, 100)
+    assert [(held.label, held.consumed) for held in worker.subscriptions] == [("images", 7)]
+
+
+def test_nothing_there(broker: Broker) -> None:
+    found = inspector.overview(broker)
+    assert (found.streams, found.workers) == ([], [])
