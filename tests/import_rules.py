@@ -135,7 +135,7 @@ def _base(source: Source, node: ast.ImportFrom) -> str:
 
 
 def _floor(name: str, floors: Mapping[str, int]) -> int | None:
-    """The floor of the module, else of the nearest package above it; those right below ``taskstream`` need their own."""
+    """The floor of the module, else of the nearest package above it that is not ``taskstream`` itself."""
     parts = name.split(".")
     while parts:
         known = ".".join(parts)
