@@ -1,0 +1,111 @@
+"""``redis://``: outcomes in Redis, for several hosts. One hash per message, gone when the retention ends.
+
+How durable a write is, the server's own persistence decides; the fsync policy does not apply.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import threading
+import weakref
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+import msgspec
+import redis
+
+from taskstream import keys
+from taskstream.connection import PRODUCER, Link, display_url, open_pool
+from taskstream.errors import ResultUnavailable
+from taskstream.results.base import Outcome
+from taskstream.results.encoding import from_json, to_json
+from taskstream.results.errors import ResultStoreError
+
+_SCRIPT = resources.files("taskstream").joinpath("scripts/keep_outcome.lua").read_text()
+_SHA = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
+
+_PORTION = 500
+"""Outcomes per round trip, so that neither side buffers much."""
+
+
+class RedisStore:
+    """See the module. Each thread (under gevent: each greenlet) has a connection of its own.
+
+    A pool would hand a connection from one native thread to another, which gevent's sockets do not bear.
+    """
+
+    def __init__(self, url: str, *, retention: float) -> None:
+        """``retention`` in seconds. Raises ConfigError for a URL that cannot be used; connects later."""
+        open_pool(url, PRODUCER).disconnect()
+        self.url = url
+        self._display_url = display_url(url)
+        self._ttl_ms = int(retention * 1000)
+        self._local = threading.local()
+        self._links: weakref.WeakSet[Link] = weakref.WeakSet()
+
+    def write(self, outcomes: Sequence[Outcome]) -> None:
+        """Keep a batch, 500 a round trip. Raises ResultStoreError; writing it again is safe."""
+        commands: list[tuple[Any, ...]] = [
+            (
+                "EVALSHA",
+                _SHA,
+                1,
+                _key(outcome.id),
+                outcome.group,
+                outcome.delivery,
+                to_json(outcome),
+                self._ttl_ms,
+            )
+            for outcome in outcomes
+        ]
+        try:
+            for start in range(0, len(commands), _PORTION):
+                self._calls(commands[start : start + _PORTION])
+        except (redis.RedisError, OSError) as error:
+            text = str(error) or type(error).__name__
+            raise ResultStoreError(
+                errno.EIO, f"result store {self._display_url} did not keep a batch: {text}"
+            ) from error
+
+    def _calls(self, commands: list[tuple[Any, ...]]) -> None:
+        link = self._link()
+        try:
+            link.calls(commands)
+        except redis.exceptions.NoScriptError:  # a fresh server, or one that dropped its scripts
+            link.call("SCRIPT", "LOAD", _SCRIPT)
+            link.calls(commands)
+
+    def read(self, message_id: str, group: str | None = None) -> list[Outcome]:
+        """The outcomes of a message. Raises ResultUnavailable."""
+        try:
+            if group is None:
+                reply = self._link().call("HVALS", _key(message_id))
+            else:
+                reply = [self._link().call("HGET", _key(message_id), group)]
+            return [from_json(record.partition(b" ")[2]) for record in reply if record is not None]
+        except (redis.RedisError, OSError, msgspec.DecodeError) as error:
+            text = str(error) or type(error).__name__
+            raise ResultUnavailable(f"result store {self._display_url} cannot be read: {text}") from error
+
+    def sweep(self, now_ms: int, limit: int = 10_000) -> int:
+        """Nothing to do: Redis ends every record by itself."""
+        return 0
+
+    def close(self) -> None:
+        """Close the connections of all threads."""
+        for link in list(self._links):
+            link.close()
+
+    def _link(self) -> Link:
+        link: Link | None = getattr(self._local, "link", None)
+        if link is None:
+            link = self._local.link = Link(self.url, PRODUCER)
+            self._links.add(link)
+        return link
+
+
+def _key(message_id: str) -> str:
+    """All groups' outcomes of a message are one hash; no group is called ""."""
+    return keys.result(message_id, "")

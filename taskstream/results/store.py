@@ -1,0 +1,50 @@
+"""From a URL to a result store. The one place that knows which stores there are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from taskstream.errors import ConfigError
+from taskstream.results.base import ResultStore
+from taskstream.results.json_files import JsonFileStore
+from taskstream.results.redis_store import RedisStore
+from taskstream.results.sqlite import SqliteStore
+
+DEFAULT_RETENTION_S = 7 * 86_400.0
+
+FSYNC_POLICIES = ("commit", "checkpoint")
+"""``commit``: a batch is on the disk when ``write`` returns. ``checkpoint``: it is in the operating system's
+hands, so it survives the end of any process but not a power cut."""
+
+REDIS_SCHEMES = ("redis", "rediss", "unix", "sentinel")
+
+
+def open_store(
+    url: str | None, *, base: Path, retention: float = DEFAULT_RETENTION_S, fsync: str = "commit"
+) -> ResultStore | None:
+    """The result store at ``url``; None (keep no results) for None and ``"null"``.
+
+    ``file://FOLDER`` SQLite · ``json://FOLDER`` one file per message · ``redis://…`` for several hosts. A
+    relative folder is relative to ``base``; it is taken as it is written, without percent-decoding.
+    ``retention`` in seconds. An existing database is looked at; nothing is made before the first write.
+    Raises ConfigError.
+    """
+    if url is None or url == "null":
+        return None
+    if retention <= 0:
+        raise ConfigError(f"results: retention {retention!r} has to be more than 0 seconds")
+    if fsync not in FSYNC_POLICIES:
+        raise ConfigError(f"results: fsync {fsync!r} is unknown, use one of {', '.join(FSYNC_POLICIES)}")
+    scheme, separator, rest = url.partition("://")
+    if separator and scheme in REDIS_SCHEMES:
+        return RedisStore(url, retention=retention)
+    if scheme not in ("file", "json") or not rest or "\0" in rest:
+        raise ConfigError(
+            f"results URL {url!r} cannot be used: use file://FOLDER, json://FOLDER, redis://HOST:PORT/DB or null"
+        )
+    folder = (base / rest).absolute()
+    if scheme == "json":
+        return JsonFileStore(folder, retention=retention, fsync=fsync)
+    store = SqliteStore(folder, retention=retention, fsync=fsync)
+    store.check()
+    return store
