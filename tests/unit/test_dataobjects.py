@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 # ruff: noqa: UP007, UP045 - payloads are written with Optional and Union too, so both spellings are tested
-
 import dataclasses
 import datetime as dt
 import enum

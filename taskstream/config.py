@@ -1,0 +1,408 @@
+"""The two configuration files of an event app: their schemas, and reading them into plain settings.
+
+Whatever is wrong in a file is a ConfigError of one line that names the file, the key and what was expected.
+Nothing here imports an app's modules or opens a connection.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import marshmallow as ma
+from marshmallow import validate
+from marshmallow.fields import Nested
+
+from taskstream import fields, keys, logs
+from taskstream.dataobjects import Anything
+from taskstream.errors import ConfigError, one_line
+
+REQUEST_TYPES = ("GET", "POST")
+STREAM_TYPE = "STREAM"
+VERSION_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+DEFAULT_RESULTS = "file://results"
+DEFAULT_RETENTION = 7 * 86400.0
+DEFAULT_MAX_BODY = 1024 * 1024
+
+_VARIABLE = re.compile(r"\$\{([^}]*)\}")
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([smhdw])")
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_WHOLE = "_whole"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """What ``server.json`` says. ``base`` is the folder that relative paths start from.
+
+    ``retention`` in seconds. ``broker_url`` and ``docs_path`` are None where the file names none (or null);
+    ``results_url`` None keeps no results.
+    """
+
+    base: Path
+    log_level: str = "INFO"
+    log_format: str = "text"
+    broker_url: str | None = None
+    docs_path: str | None = "/api/docs"
+    max_body_bytes: int = DEFAULT_MAX_BODY
+    results_url: str | None = DEFAULT_RESULTS
+    retention: float = DEFAULT_RETENTION
+    fsync: str = "commit"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSettings:
+    """A STREAM event's ``config.stream``; None where the file says nothing.
+
+    Seconds: ``timeout``, ``retry_backoff``, ``delay_auto_start``. Milliseconds: ``step_delay`` between two steps
+    of one message, ``throttle_ms`` between two batches.
+    """
+
+    timeout: float | None = None
+    batch_size: int | None = None
+    max_retries: int | None = None
+    max_deliveries: int | None = None
+    retry_backoff: float | None = None
+    step_delay: float = 0.0
+    throttle_ms: float = 0.0
+    concurrency: int | None = None
+    delay_auto_start: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class EventConfig:
+    """One entry of ``events``. ``read_stream`` is (stream, consumer group), set for STREAM events only."""
+
+    name: str
+    type: str
+    read_stream: tuple[str, str] | None = None
+    write_stream: str | None = None
+    settings: StreamSettings = field(default_factory=StreamSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class AppConfig:
+    """What an app's ``config.json`` says."""
+
+    path: Path
+    name: str
+    version: str
+    env: Mapping[str, Any]
+    events: Mapping[str, EventConfig]
+
+
+class Section(ma.Schema):
+    """A part of a file. A key it does not know is an error that suggests the nearest one it does."""
+
+    class Meta:
+        """Unknown keys are judged by ``no_unknown_keys``, which knows more to say."""
+
+        unknown = ma.EXCLUDE
+
+    @ma.validates_schema(pass_original=True, skip_on_field_errors=False)
+    def no_unknown_keys(self, data: Any, original: Any, **kwargs: Any) -> None:
+        """Refuse keys that are not fields."""
+        if not isinstance(original, Mapping):
+            return
+        errors = {}
+        for key in original.keys() - self.fields.keys():
+            near = difflib.get_close_matches(key, self.fields, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(self.fields))}"
+            errors[key] = [f"unknown key; {hint}"]
+        if errors:
+            raise ma.ValidationError(errors)
+
+
+class Name(fields.String):
+    """A name by the project's one rule."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
+        try:
+            return keys.check_name("name", super()._deserialize(value, attr, data, **kwargs))
+        except ConfigError as error:
+            raise ma.ValidationError(str(error)) from None
+
+
+class Duration(fields.Float):
+    """Seconds as a number, or text such as ``12h`` or ``7d``."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
+        match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+        if match:
+            return float(match[1]) * _SECONDS[match[2]]
+        try:
+            seconds: float = super()._deserialize(value, attr, data, **kwargs)
+        except ma.ValidationError:
+            seconds = 0.0
+        if seconds <= 0:
+            raise ma.ValidationError('must be a number of seconds above 0, or text such as "12h" or "7d"')
+        return seconds
+
+
+class LogLevel(fields.String):
+    """A level by name, in either case."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
+        found = super()._deserialize(value, attr, data, **kwargs).upper()
+        if found not in logs.LEVELS:
+            raise ma.ValidationError(f"must be one of {', '.join(logs.LEVELS)}")
+        return found
+
+
+def _one_of(*choices: str) -> validate.OneOf:
+    return validate.OneOf(choices, error="must be one of {choices}")
+
+
+def _at_least(minimum: float, *, above: bool = False) -> validate.Range:
+    text = f"must be {'above' if above else 'at least'} {minimum:g}"
+    return validate.Range(min=minimum, min_inclusive=not above, error=text)
+
+
+class StreamName(Section):
+    """``write_stream``."""
+
+    name = Name(required=True)
+
+
+class ReadStream(StreamName):
+    """``read_stream``."""
+
+    consumer_group = Name(required=True)
+
+
+class StreamSection(Section):
+    """``config.stream`` of a STREAM event."""
+
+    timeout = fields.Float(validate=_at_least(0, above=True))
+    batch_size = fields.Integer(validate=_at_least(1))
+    max_retries = fields.Integer(validate=_at_least(0))
+    max_deliveries = fields.Integer(validate=_at_least(1))
+    retry_backoff = fields.Float(validate=_at_least(0))
+    step_delay = fields.Float(validate=_at_least(0))
+    throttle_ms = fields.Float(validate=_at_least(0))
+    concurrency = fields.Integer(validate=_at_least(1))
+    delay_auto_start = fields.Float(validate=_at_least(0))
+
+
+class EventSettings(Section):
+    """``config`` of an event."""
+
+    stream = Nested(StreamSection)
+
+
+class EventSection(Section):
+    """One event."""
+
+    type = fields.String(required=True, validate=_one_of(*REQUEST_TYPES, STREAM_TYPE))
+    read_stream = Nested(ReadStream)
+    write_stream = Nested(StreamName)
+    config = Nested(EventSettings)
+
+    @ma.validates_schema
+    def fits_its_type(self, data: Any, **kwargs: Any) -> None:
+        """Only STREAM events read a stream, and they must."""
+        if data["type"] == STREAM_TYPE:
+            if "read_stream" not in data:
+                raise ma.ValidationError(
+                    "a STREAM event needs it: the stream's name and a consumer_group", "read_stream"
+                )
+        else:
+            for key in {"read_stream", "config"} & data.keys():
+                raise ma.ValidationError(f"only STREAM events have it, this one is {data['type']}", key)
+
+
+class AppNameSection(Section):
+    """``app``."""
+
+    name = Name(required=True)
+    version = fields.String(
+        required=True,
+        validate=validate.Regexp(VERSION_PATTERN.pattern + r"\Z", error='must be a version such as "1.0"'),
+    )
+
+
+class AppFile(Section):
+    """config.json."""
+
+    app = Nested(AppNameSection, required=True)
+    env = fields.Table(fields.String(), Anything())
+    events = fields.Table(Name(), Nested(EventSection), required=True)  # type: ignore[arg-type]
+
+
+class LoggingSection(Section):
+    """``logging``."""
+
+    log_level = LogLevel()
+    log_format = fields.String(validate=_one_of(*logs.FORMATS))
+
+
+class StreamsSection(Section):
+    """``streams``."""
+
+    connection_str = fields.String()
+
+
+class ApiSection(Section):
+    """``api``."""
+
+    docs_path = fields.String(
+        allow_none=True, validate=validate.Regexp(r"/[A-Za-z0-9._/-]*\Z", error='must be a path such as "/api/docs"')
+    )
+    max_body_bytes = fields.Integer(validate=_at_least(1))
+
+
+class ResultsSection(Section):
+    """``results``."""
+
+    url = fields.String(allow_none=True)
+    retention = Duration()
+    fsync = fields.String(validate=_one_of("commit", "checkpoint"))
+
+
+class ServerFile(Section):
+    """server.json."""
+
+    logging = Nested(LoggingSection)
+    streams = Nested(StreamsSection)
+    api = Nested(ApiSection)
+    results = Nested(ResultsSection, allow_none=True)
+
+
+_APP_KEYS = frozenset(("app", "env", "events"))
+
+
+def split_paths(config_files: str | Path | Iterable[str | Path]) -> list[Path]:
+    """The files of ``--config-files``: text separated by commas, or paths. Raises ConfigError if there is none."""
+    parts = config_files.split(",") if isinstance(config_files, str) else config_files
+    parts = [parts] if isinstance(parts, Path) else parts
+    found = [Path(part.strip() if isinstance(part, str) else part) for part in parts if str(part).strip()]
+    if not found:
+        raise ConfigError("no configuration file was named: give --config-files=server.json,config.json")
+    return found
+
+
+def read_files(paths: Sequence[Path]) -> tuple[ServerConfig, list[AppConfig]]:
+    """Read the files, in any order: one with ``app`` is an app's, one without is the server's.
+
+    Raises ConfigError.
+    """
+    server: ServerConfig | None = None
+    server_path: Path | None = None
+    apps: list[AppConfig] = []
+    for path in paths:
+        content = read_json(path)
+        if not isinstance(content, dict):
+            raise ConfigError(f"{path}: expected an object {{…}}, found {type(content).__name__}")
+        if content.keys() & _APP_KEYS:
+            apps.append(_app(path, content))
+        elif server is not None:
+            raise ConfigError(f"{path}: {server_path} has the server's settings already; only one file can")
+        else:
+            server, server_path = _server(path, content), path
+    if not apps:
+        raise ConfigError(f"{', '.join(map(str, paths))}: no app in it; one file must have the key 'app'")
+    seen: dict[str, Path] = {}
+    for app in apps:
+        other = seen.setdefault(f"{app.name} {app.version}", app.path)
+        if other is not app.path:
+            raise ConfigError(f"{app.path}: app {app.name} {app.version} is also in {other}")
+    return server or ServerConfig(apps[0].path.resolve().parent), apps
+
+
+def read_json(path: Path) -> Any:
+    """A file's JSON with ``${NAME}`` in its texts replaced from the environment. Raises ConfigError."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file (working directory {Path.cwd()})") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from None
+    try:
+        return _substitute(path, "", json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant))
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}: line {error.lineno} column {error.colno}: not valid JSON: {error.msg}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply") from None
+    except ValueError as error:  # from the two hooks below, or an integer of thousands of digits
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} is given twice in one object")
+    return found
+
+
+def _no_constant(text: str) -> Any:
+    raise ValueError(f"not valid JSON: {text}")
+
+
+def _substitute(path: Path, where: str, value: Any) -> Any:
+    if isinstance(value, str):
+
+        def replace(match: re.Match[str]) -> str:
+            found = os.environ.get(match[1])
+            if found is None:
+                raise ConfigError(f"{path}: {where}: environment variable {match[1]!r} is not set")
+            return found
+
+        return _VARIABLE.sub(replace, value)
+    if isinstance(value, dict):
+        return {key: _substitute(path, f"{where}.{key}" if where else key, item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_substitute(path, f"{where}.{index}", item) for index, item in enumerate(value)]
+    return value
+
+
+def _validated(path: Path, schema: ma.Schema, content: dict[str, Any]) -> Any:
+    try:
+        return schema.load(content)
+    except ma.ValidationError as error:
+        text = " ".join(one_line(_readable(error.messages)).split())
+        raise ConfigError(f"{path}: {text}") from None
+
+
+def _readable(messages: Any) -> Any:
+    """marshmallow's errors without the steps of its own that a reader of the file never wrote."""
+    if isinstance(messages, Mapping):
+        if set(messages) in ({"value"}, {"key"}, {"_schema"}):
+            return _readable(next(iter(messages.values())))
+        return {key: _readable(value) for key, value in messages.items()}
+    return messages
+
+
+def _server(path: Path, content: dict[str, Any]) -> ServerConfig:
+    found = _validated(path, ServerFile(), content)
+    values: dict[str, Any] = {**found.get("logging", {}), **found.get("api", {})}
+    results = found.get("results", {})
+    if results is None:
+        results = {"url": None}
+    if "url" in results:
+        # "null" as text is what a URL from the environment says for none.
+        values["results_url"] = None if results["url"] == "null" else results["url"]
+    values |= {key: results[key] for key in ("retention", "fsync") if key in results}
+    return ServerConfig(base=path.resolve().parent, broker_url=found.get("streams", {}).get("connection_str"), **values)
+
+
+def _app(path: Path, content: dict[str, Any]) -> AppConfig:
+    found = _validated(path, AppFile(), content)
+    events = {}
+    for name, entry in found["events"].items():
+        read, write = entry.get("read_stream"), entry.get("write_stream")
+        events[name] = EventConfig(
+            name=name,
+            type=entry["type"],
+            read_stream=(read["name"], read["consumer_group"]) if read else None,
+            write_stream=write["name"] if write else None,
+            settings=StreamSettings(**entry.get("config", {}).get("stream", {})),
+        )
+    return AppConfig(path, found["app"]["name"], found["app"]["version"], found.get("env", {}), events)
