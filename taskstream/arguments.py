@@ -1,0 +1,309 @@
+"""A function's arguments and return value as JSON: checked before a call is sent, decoded where it runs.
+
+Types other than plain scalars are marshmallow's business (``taskstream.dataobjects.Validator``). Plain scalars of
+exactly the annotated type, nearly all there is, are told by a look at their type and accepted or refused alike.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import functools
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from taskstream.dataobjects import Validator
+from taskstream.errors import ConfigError, InvalidMessage, ValidationError, one_line
+from taskstream.message import encode_json
+from taskstream.scalars import INT_MAX, INT_MIN
+
+NONE = type(None)
+SCALARS: frozenset[type] = frozenset({str, int, float, bool, NONE})
+"""What passes without marshmallow, as itself."""
+
+MISSING = "required, but not given."
+UNKNOWN = "there is no such argument."
+TWICE = "given twice, by position and by name."
+
+_encode = msgspec.json.Encoder().encode
+
+
+class _Body(msgspec.Struct):
+    """A call as it travels; what is empty is left out."""
+
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+
+
+_decode_body = msgspec.json.Decoder(_Body).decode
+decode_json: Callable[[bytes | msgspec.Raw], Any] = msgspec.json.Decoder().decode
+
+
+class _Slot(msgspec.Struct, frozen=True):
+    """One parameter. ``plain``: the exact types that are the same on both sides and need no look by marshmallow."""
+
+    name: str
+    required: bool
+    validator: Validator
+    plain: frozenset[type]
+
+
+class _Plan(msgspec.Struct, frozen=True):
+    """How to check a call with so many positional arguments: types by position, by name, and what must be named.
+
+    ``complete`` is how many names make a call that lacks nothing.
+    """
+
+    by_position: tuple[frozenset[type], ...]
+    by_name: dict[str, frozenset[type]]
+    required: tuple[str, ...]
+    complete: int
+
+
+class Arguments:
+    """The parameters of one function. ``label`` names it in errors.
+
+    Raises ConfigError for annotations that cannot be resolved, or of a type that cannot travel.
+    """
+
+    def __init__(self, function: Callable[..., Any], label: str) -> None:
+        self._label = label
+        self._positional: list[_Slot] = []
+        self._named: dict[str, _Slot] = {}
+        self._rest: _Slot | None = None
+        self._named_rest: _Slot | None = None
+        hints = _hints(function, label, lambda name: name != "return")
+        for parameter in inspect.signature(function).parameters.values():
+            slot = _slot(parameter, hints.get(parameter.name, Any), label)
+            match parameter.kind:
+                case parameter.VAR_POSITIONAL:
+                    self._rest = slot
+                case parameter.VAR_KEYWORD:
+                    self._named_rest = slot
+                case parameter.POSITIONAL_ONLY:
+                    self._positional.append(slot)
+                case parameter.KEYWORD_ONLY:
+                    self._named[slot.name] = slot
+                case parameter.POSITIONAL_OR_KEYWORD:
+                    self._positional.append(slot)
+                    self._named[slot.name] = slot
+        self._plans = list(self._make_plans())
+
+    def _make_plans(self) -> Iterator[_Plan]:
+        by_position = tuple(slot.plain for slot in self._positional)
+        for count in range(len(by_position) + 1):
+            given = {slot.name for slot in self._positional[:count]}
+            left = [slot for slot in {**_by_name(self._positional), **self._named}.values() if slot.name not in given]
+            by_name = {name: slot.plain for name, slot in self._named.items() if name not in given}
+            required = tuple(slot.name for slot in left if slot.required)
+            yield _Plan(
+                by_position=by_position[:count],
+                by_name=by_name,
+                required=required,
+                # What is required by position only cannot be made up for by names.
+                complete=len(by_name) if by_name.keys() >= set(required) else -1,
+            )
+
+    def encode(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
+        """The body of a call. Raises ValidationError naming each argument that does not fit."""
+        if _plain(self._plans, args, kwargs):
+            try:
+                return _encode(_parts(args, kwargs))
+            except UnicodeEncodeError:
+                pass  # a lone surrogate: told below which argument has it
+        return encode_json(_parts(*self._convert(args, kwargs, lambda validator: validator.dump)))
+
+    def decode(self, body: bytes) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """Positional and named arguments of their annotated types. Raises InvalidMessage saying what does not fit."""
+        try:
+            call = _decode_body(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise InvalidMessage(f"{self._label}: the body is no call of a task: {error}") from None
+        if _plain(self._plans, call.args, call.kwargs):
+            return call.args, call.kwargs
+        try:
+            return self._convert(call.args, call.kwargs, lambda validator: validator.load)
+        except ValidationError as error:
+            raise InvalidMessage(str(error)) from None
+
+    def _convert(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], way: Callable[[Validator], Callable[[Any], Any]]
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """Bind a call as Python does and convert each argument; all errors are raised together."""
+        errors: dict[str, Any] = {}
+
+        def convert_one(name: str, slot: _Slot, value: Any) -> Any:
+            try:
+                return way(slot.validator)(value)
+            except ValidationError as error:
+                errors[name] = error.errors.get("_schema", error.errors)
+
+        found_args: list[Any] = []
+        found_kwargs: dict[str, Any] = {}
+        for index, value in enumerate(args):
+            if index < len(self._positional):
+                found_args.append(convert_one(self._positional[index].name, self._positional[index], value))
+            elif self._rest is not None:
+                found_args.append(convert_one(f"{self._rest.name}.{index - len(self._positional)}", self._rest, value))
+            else:
+                most = len(self._positional)
+                errors["args"] = [f"takes {most} positional argument{'s' * (most != 1)}, but {len(args)} were given."]
+                break
+        by_position = {slot.name for slot in self._positional[: len(args)]}
+        for name, value in kwargs.items():
+            slot = self._named.get(name)
+            if slot is not None and name in by_position:
+                errors[name] = [TWICE]
+            elif slot is not None:
+                found_kwargs[name] = convert_one(name, slot, value)
+            elif self._named_rest is not None:
+                found_kwargs[name] = convert_one(name, self._named_rest, value)
+            else:
+                errors[name] = [UNKNOWN]
+        for name, slot in {**_by_name(self._positional), **self._named}.items():
+            if slot.required and name not in by_position and (name not in self._named or name not in kwargs):
+                errors.setdefault(name, [MISSING])
+        if errors:
+            raise ValidationError(f"{self._label}: {one_line(errors)}", errors)
+        return found_args, found_kwargs
+
+
+class ReturnValue:
+    """A function's value on its way back, of the annotated type where it fits that, else as plain JSON.
+
+    A task that has done its work is not failed for an annotation that was not true.
+    """
+
+    def __init__(self, function: Callable[..., Any], label: str) -> None:
+        self._validator: Validator | None = None
+        with contextlib.suppress(ConfigError):  # of a type that is nothing special in JSON, or known to mypy only
+            self._validator = Validator(_hints(function, label, lambda name: name == "return").get("return", Any))
+
+    def dump(self, value: object) -> bytes:
+        """The value as JSON. Raises ValidationError for what JSON cannot carry."""
+        if value is None:
+            return b"null"
+        if self._validator is not None and type(value) not in SCALARS:
+            with contextlib.suppress(ValidationError):
+                value = self._validator.dump(value)
+        return encode_json(value)
+
+    def load(self, raw: bytes | msgspec.Raw) -> Any:
+        """The value again."""
+        plain = decode_json(raw)
+        if self._validator is not None:
+            with contextlib.suppress(ValidationError):
+                return self._validator.load(plain)
+        return plain
+
+
+class _JsonOnly(Validator):
+    """For arguments whose annotation says nothing of what is inside: JSON values, which arrive as what was sent."""
+
+    __slots__ = ()
+
+    def dump(self, value: object) -> Any:
+        """Refuses what has a JSON form but would arrive as something else, such as a datetime."""
+        try:
+            foreign = _foreign(value)
+        except RecursionError:
+            foreign = None  # told by the validator
+        if foreign is not None:
+            text = f"{foreign} is no JSON value; annotate the argument with its type."
+            raise ValidationError(text, {"_schema": [text]})
+        return super().dump(value)
+
+
+def _foreign(value: object) -> str | None:
+    """What in a value is none of JSON's types."""
+    if value is None or (isinstance(value, (str, int, float)) and not isinstance(value, enum.Enum)):
+        return None
+    if isinstance(value, (list, tuple)):
+        return next((found for item in value if (found := _foreign(item))), None)
+    if isinstance(value, dict):
+        if (key := next((key for key in value if not isinstance(key, str)), None)) is not None:
+            return f"A key of type {type(key).__name__}"
+        return next((found for item in value.values() if (found := _foreign(item))), None)
+    return f"A {type(value).__name__}"
+
+
+def _hints(function: Callable[..., Any], label: str, wanted: Callable[[str], bool]) -> dict[str, Any]:
+    """Annotations by name, resolved one function's part at a time: a wrong one elsewhere does no harm."""
+    origin: Any = inspect.unwrap(function)
+    while isinstance(origin, functools.partial):
+        origin = inspect.unwrap(origin.func)
+    if not hasattr(origin, "__globals__"):  # an object with __call__
+        origin = type(origin).__call__
+    raw = {name: hint for name, hint in getattr(origin, "__annotations__", {}).items() if wanted(name)}
+    part = types.SimpleNamespace(__annotations__=raw)
+    try:
+        return typing.get_type_hints(part, globalns=getattr(origin, "__globals__", {}))
+    except NameError as error:
+        raise ConfigError(f"{label}: an annotation names {error.name!r}, which its module does not have") from None
+    except Exception as error:  # whatever evaluating somebody's annotation raises
+        raise ConfigError(f"{label}: its annotations cannot be read: {error}") from None
+
+
+def _slot(parameter: inspect.Parameter, annotation: Any, label: str) -> _Slot:
+    json_only = annotation in (Any, object, list, dict) or (
+        typing.get_origin(annotation) in (list, dict) and Any in typing.get_args(annotation)
+    )
+    validator = (_JsonOnly if json_only else Validator)(annotation, f"{label}: argument {parameter.name}")
+    rest = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    return _Slot(
+        name=parameter.name,
+        required=parameter.default is parameter.empty and not rest,
+        validator=validator,
+        plain=SCALARS if annotation in (Any, object) else _scalars_of(annotation),
+    )
+
+
+def _scalars_of(annotation: Any) -> frozenset[type]:
+    """The scalar types of an annotation that is nothing but such, or an Optional or Union of them."""
+    members: list[Any] = [annotation]
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        members = list(typing.get_args(annotation))
+    found: set[type] = {NONE if member is None else member for member in members}
+    return frozenset(found) if found <= SCALARS else frozenset()
+
+
+def _by_name(slots: Sequence[_Slot]) -> dict[str, _Slot]:
+    return {slot.name: slot for slot in slots}
+
+
+def _plain(plans: Sequence[_Plan], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call binds and all of it is scalars as annotated. False says only that a closer look is needed."""
+    count = len(args)
+    if count >= len(plans):
+        return False
+    plan = plans[count]
+    for accepted, value in zip(plan.by_position, args):  # noqa: B905 -- of one length; checking that costs
+        kind = type(value)
+        if kind not in accepted or (kind in _RANGED and not _carried(value)):
+            return False
+    by_name = plan.by_name
+    for name, value in kwargs.items():
+        kind = type(value)
+        if name not in by_name or kind not in by_name[name] or (kind in _RANGED and not _carried(value)):
+            return False
+    return len(kwargs) == plan.complete or all(name in kwargs for name in plan.required)
+
+
+_RANGED = frozenset({int, float})
+
+
+def _carried(value: float) -> bool:
+    """Whether JSON carries a number unchanged: 64 bits, finite."""
+    return INT_MIN <= value <= INT_MAX if type(value) is int else math.isfinite(value)
+
+
+def _parts(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    if args:
+        return {"args": args, "kwargs": kwargs} if kwargs else {"args": args}
+    return {"kwargs": kwargs} if kwargs else {}
