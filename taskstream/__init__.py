@@ -1,1 +1,75 @@
-"""Taskstream: a task queue and event apps on Redis streams."""
+"""Taskstream: a task queue and event apps on Redis streams.
+
+Everything an author of tasks needs is exported here. Importing the package loads nothing else (PEP 562): a name is
+loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from taskstream._version import __version__
+    from taskstream.app.core import Taskstream
+    from taskstream.app.result import AsyncResult
+    from taskstream.app.signature import Signature
+    from taskstream.app.task import Task
+    from taskstream.errors import (
+        BrokerUnavailable,
+        ConfigError,
+        Interrupt,
+        InvalidMessage,
+        QueueFull,
+        ResultTimeout,
+        ResultUnavailable,
+        Shutdown,
+        TaskFailed,
+        TaskRevoked,
+        TaskstreamError,
+        TaskTimeout,
+        TimeLimitExceeded,
+        ValidationError,
+    )
+
+__all__ = [
+    "Taskstream",
+    "Task",
+    "AsyncResult",
+    "Signature",
+    "TaskstreamError",
+    "BrokerUnavailable",
+    "QueueFull",
+    "ValidationError",
+    "InvalidMessage",
+    "ConfigError",
+    "TaskFailed",
+    "TaskTimeout",
+    "TaskRevoked",
+    "ResultTimeout",
+    "ResultUnavailable",
+    "Interrupt",
+    "TimeLimitExceeded",
+    "Shutdown",
+    "__version__",
+]
+
+_ELSEWHERE = {
+    "Taskstream": "taskstream.app.core",
+    "Task": "taskstream.app.task",
+    "AsyncResult": "taskstream.app.result",
+    "Signature": "taskstream.app.signature",
+    "__version__": "taskstream._version",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(_ELSEWHERE.get(name, "taskstream.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

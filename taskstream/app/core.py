@@ -1,0 +1,341 @@
+"""The app: a name, a broker, a result store and its tasks. Connects on first use, anew in every process.
+
+Sends messages and finds results; what a worker does with a message is no business of this module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import sys
+import threading
+import traceback
+import weakref
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ParamSpec, Protocol, TypeVar, overload
+
+from taskstream.app.outcomes import Outcomes
+from taskstream.app.result import AsyncResult as Handle
+from taskstream.app.signature import Signature
+from taskstream.app.task import Options, Task
+from taskstream.app.waiter import Waiter
+from taskstream.arguments import decode_json
+from taskstream.broker import Broker
+from taskstream.errors import BrokerUnavailable, ConfigError, ResultUnavailable
+from taskstream.handler import QUEUE_GROUP, Subscription
+from taskstream.keys import check_name
+from taskstream.message import Message
+from taskstream.results import open_store
+from taskstream.results.base import Outcome, ResultStore
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+BATCH = 500
+"""Messages in one round trip of ``enqueue_many``."""
+
+
+class TaskDecorator(Protocol):
+    """What ``@app.task(…)`` gives: makes a task of a function."""
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R, Coroutine[Any, Any, R]]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Task[P, R, R]: ...
+
+
+class Taskstream:
+    """An app of tasks.
+
+    ``name`` begins its tasks' names and is their default queue. ``broker`` is a URL: ``redis://``,
+    ``rediss://`` (TLS), ``unix://`` or ``sentinel://``. ``results`` says where outcomes are kept:
+    ``file://PATH``, ``json://PATH`` (a relative path is relative to the folder of the module that makes the
+    app) or ``redis://…``; None keeps none.
+
+    What the environment says goes before what the code says: ``TASKSTREAM_BROKER``, or the running
+    ``taskstream dev`` of the working folder, is the broker; ``TASKSTREAM_RESULTS`` the result store (a relative
+    path is then relative to the working folder). Thread-safe.
+
+    Raises ConfigError for a name that cannot be used; for a URL when it is first used.
+    """
+
+    def __init__(self, name: str, broker: str | None = None, results: str | None = None) -> None:
+        for option, url in (("broker", broker), ("results", results)):
+            if url is not None and not isinstance(url, str):
+                raise ConfigError(f"Taskstream({name!r}): {option}={url!r} is not a URL")
+        self.name: str = check_name("app", name)
+        self._broker_url = broker
+        self._results_url = results
+        self._results_base = _folder_of_caller()
+        self._broker_override: str | None = None
+        self._results_override: str | None = None
+        self._tasks: dict[str, Task[..., Any, Any]] = {}
+        self._run_async: Callable[[Coroutine[Any, Any, Any]], Any] = asyncio.run
+        self.start_afresh()
+        _apps.add(self)
+
+    def start_afresh(self) -> None:
+        """Forget connections; those of a parent process are its own, and are not closed here."""
+        self._lock = threading.RLock()
+        self._broker: Broker | None = None
+        self._store: ResultStore | None = None
+        self._store_open = False
+        self._waiter: Waiter | None = None
+        self._outcomes: Outcomes | None = None
+
+    def __repr__(self) -> str:
+        return f"<Taskstream {self.name}>"
+
+    # Registering
+
+    @overload
+    def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R, Coroutine[Any, Any, R]]: ...
+
+    @overload
+    def task(self, function: Callable[P, R], /) -> Task[P, R, R]: ...
+
+    @overload
+    def task(
+        self,
+        /,
+        *,
+        name: str | None = None,
+        queue: str | None = None,
+        max_retries: int | None = None,
+        retry_backoff: float = 1.0,
+        retry_backoff_max: float = 600.0,
+        retry_jitter: bool = True,
+        autoretry_for: tuple[type[BaseException], ...] = (),
+        timeout: float | None = None,
+        max_deliveries: int = 3,
+        ignore_result: bool = False,
+    ) -> TaskDecorator: ...
+
+    def task(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+        """Register a function as a task: ``@app.task``, ``@app.task(queue=…)`` or ``app.task(function)``.
+
+        ``name`` is ``app.function`` unless given; ``queue`` the app's name. ``autoretry_for`` lists the exceptions
+        after which a call is tried again, ``max_retries`` times at most (3 unless given), waiting
+        ``retry_backoff`` s before the first retry, twice that before the second, at most ``retry_backoff_max`` s;
+        with ``retry_jitter`` anywhere between 0 and that. ``timeout`` (s) ends a call that takes longer.
+        ``max_deliveries``: how many worker processes may die under a call before it becomes a dead letter.
+        ``ignore_result`` keeps no value.
+
+        Raises ConfigError for an option that cannot be used and for a second task of the same name.
+        """
+        try:
+            chosen = Options(**options)
+        except TypeError:
+            unknown = sorted(set(options) - set(Options.__struct_fields__))
+            known = ", ".join(Options.__struct_fields__)
+            raise ConfigError(f"@{self.name}.task has no option {', '.join(unknown)}: there are {known}") from None
+
+        def register(function: Callable[..., Any]) -> Task[..., Any, Any]:
+            task: Task[..., Any, Any] = Task(self, function, chosen)
+            with self._lock:
+                if task.name in self._tasks:
+                    raise ConfigError(f"app {self.name} has two tasks named {task.name}: give one another name=")
+                self._tasks[task.name] = task
+            return task
+
+        return register if function is None else register(function)
+
+    @property
+    def tasks(self) -> Mapping[str, Task[..., Any, Any]]:
+        """Every registered task by its name."""
+        return MappingProxyType(self._tasks)
+
+    def queues(self) -> Sequence[str]:
+        """Every queue the tasks go to, sorted."""
+        return sorted({task.queue for task in list(self._tasks.values())})
+
+    # Sending
+
+    def send(self, queue: str, message: Message) -> None:
+        """Put one message on a queue: one XADD. Raises BrokerUnavailable or QueueFull."""
+        (self._broker or self.broker).publish(queue, message)
+
+    def enqueue_many(self, signatures: Iterable[Signature]) -> list[Handle[Any]]:
+        """Send many calls, in order, in one round trip per 500; return their handles in the same order.
+
+        All arguments are checked before the first call is sent: ValidationError means that none was.
+        BrokerUnavailable says how many were sent for certain; with ``maybe_sent`` some of the others may have been.
+        """
+        items = [(one.task.queue, one.task.message(one.args, one.kwargs)) for one in signatures]
+        broker = self.broker
+        for start in range(0, len(items), BATCH):
+            try:
+                broker.publish_many(items[start : start + BATCH])
+            except BrokerUnavailable as error:
+                raise BrokerUnavailable(
+                    f"{error} ({start} of {len(items)} messages were sent before)",
+                    maybe_sent=error.maybe_sent or start > 0,
+                ) from error
+        return [Handle(message.id, self, queue) for queue, message in items]
+
+    def AsyncResult(self, message_id: str) -> Handle[Any]:
+        """The handle of a message sent before, here or in another process."""
+        return Handle(message_id, self)
+
+    # Connections
+
+    def override(self, broker_url: str | None = None, results_url: str | None = None) -> None:
+        """Use these URLs whatever code and environment say; None changes nothing. For commands, before first use.
+
+        A relative path in ``results_url`` is relative to the working folder.
+        """
+        with self._lock:
+            self._broker_override = broker_url or self._broker_override
+            self._results_override = results_url or self._results_override
+
+    @property
+    def broker(self) -> Broker:
+        """The broker of this process. Raises ConfigError if there is no URL or one that cannot be used."""
+        with self._lock:
+            if self._broker is None:
+                self._broker = Broker(self._find_broker())
+            return self._broker
+
+    def _find_broker(self) -> str:
+        found = self._broker_override or os.environ.get("TASKSTREAM_BROKER")
+        if not found and Path(".taskstream").is_dir():
+            from taskstream.embedded import running_broker_url  # only where a `taskstream dev` has been
+
+            found = running_broker_url(Path.cwd())
+        found = found or self._broker_url
+        if not found:
+            raise ConfigError(
+                f"app {self.name} has no broker: give one with Taskstream({self.name!r}, broker='redis://…') "
+                "or in TASKSTREAM_BROKER, or start `taskstream dev` in this folder"
+            )
+        return found
+
+    @property
+    def results(self) -> ResultStore | None:
+        """The result store of this process, None if none is kept. Raises ConfigError for a URL that cannot be used."""
+        with self._lock:
+            if not self._store_open:
+                elsewhere = self._results_override or os.environ.get("TASKSTREAM_RESULTS")
+                if elsewhere:
+                    self._store = open_store(elsewhere, base=Path.cwd())
+                else:
+                    self._store = open_store(self._results_url, base=self._results_base)
+                self._store_open = True
+            return self._store
+
+    @property
+    def outcomes(self) -> Outcomes:
+        """Finds and awaits outcomes. Raises ResultUnavailable if no results are kept."""
+        found = self._outcomes
+        if found is None:
+            with self._lock:
+                store = self.results
+                if store is None:
+                    raise ResultUnavailable(
+                        f"app {self.name} keeps no results: give it a store, as in "
+                        f"Taskstream({self.name!r}, results='file://results')"
+                    )
+                if self._outcomes is None:
+                    self._waiter = Waiter(self.broker)
+                    self._outcomes = Outcomes(store, self._waiter, self.broker)
+                found = self._outcomes
+        return found
+
+    def value_of(self, outcome: Outcome) -> Any:
+        """The value of a success, as its task's return annotation says; plain JSON for a task unknown here."""
+        task = self._tasks.get(outcome.handler)
+        return decode_json(outcome.value) if task is None else task.returns.load(outcome.value)
+
+    def close(self) -> None:
+        """Close connections and files; the next use opens them again."""
+        with self._lock:
+            broker, store, waiter = self._broker, self._store, self._waiter
+            self._broker = self._store = self._waiter = self._outcomes = None
+            self._store_open = False
+        for one in (waiter, broker, store):
+            if one is not None:
+                one.close()
+
+    # For workers
+
+    def bind(self, run_async: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+        """Let ``async def`` tasks run through ``run_async``, which blocks until a coroutine has ended."""
+        self._run_async = run_async
+
+    def run_async(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine to its end and return its value."""
+        return self._run_async(coroutine)
+
+    def subscriptions(self, queues: Sequence[str] | None = None) -> list[Subscription]:
+        """What a pool consumes: ``queues``, or every queue the tasks go to. Any task may come by any of them.
+
+        Raises ConfigError if there are no tasks, or if one of them cannot be run.
+        """
+        if not self._tasks:
+            raise ConfigError(f"app {self.name} has no tasks: register functions with @{self.name}.task")
+        handlers = {name: task.handler() for name, task in self._tasks.items()}
+        return [
+            Subscription(label=queue, stream=check_name("queue", queue), group=QUEUE_GROUP, handlers=handlers)
+            for queue in dict.fromkeys(self.queues() if queues is None else queues)
+        ]
+
+
+_apps: weakref.WeakSet[Taskstream] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for app in list(_apps):
+        app.start_afresh()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _folder_of_caller() -> Path:
+    """Folder of the module that is making an app; the working folder where that has no file (a prompt)."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__") == __name__:
+        frame = frame.f_back
+    file = frame.f_globals.get("__file__")
+    return Path(file).resolve().parent if isinstance(file, str) else Path.cwd()
+
+
+def load_app(target: str) -> Taskstream:
+    """The app that ``package.module:name`` names; ``name`` is ``app`` unless given. The working folder is importable.
+
+    Raises ConfigError, with the place in the code where importing it failed.
+    """
+    module_name, _, attribute = target.partition(":")
+    if not all(part.isidentifier() for part in [*module_name.split("."), *(attribute or "app").split(".")]):
+        raise ConfigError(f"{target!r} does not name an app: give package.module:name, as in shop.tasks:app")
+    if str(Path.cwd()) not in sys.path and "" not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
+            raise ConfigError(f"there is no module {error.name!r} to load {target!r} from in {Path.cwd()}") from None
+        raise ConfigError(_import_failure(module_name, error)) from error
+    except Exception as error:
+        raise ConfigError(_import_failure(module_name, error)) from error
+    for part in (attribute or "app").split("."):
+        found = getattr(found, part, None)
+    if not isinstance(found, Taskstream):
+        raise ConfigError(
+            f"{target!r} is no Taskstream app: module {module_name} needs {attribute or 'app'} = Taskstream(…)"
+        )
+    return found
+
+
+def _import_failure(module: str, error: Exception) -> str:
+    # The last frame that is not the import system's: where the author has to look.
+    places = [entry for entry in traceback.extract_tb(error.__traceback__) if "importlib" not in entry.filename]
+    where = f" ({places[-1].filename}:{places[-1].lineno})" if len(places) > 1 else ""
+    if isinstance(error, SyntaxError):
+        where = f" ({error.filename}:{error.lineno})"
+    text = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
+    return f"module {module} cannot be imported: {type(error).__name__}: {text}{where}"

@@ -1,0 +1,178 @@
+"""A registered function: sends calls of itself, and is turned into the handler that a worker runs."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import types
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast
+
+import msgspec
+
+from taskstream.app.result import AsyncResult, ResultSource
+from taskstream.app.signature import Signature
+from taskstream.arguments import Arguments, ReturnValue
+from taskstream.errors import ConfigError, TimeLimitExceeded
+from taskstream.handler import Handler, Settings
+from taskstream.keys import check_name
+from taskstream.message import Delivery, Message, new_id
+
+P = ParamSpec("P")
+R = TypeVar("R")
+C = TypeVar("C")
+
+DEFAULT_RETRIES = 3
+"""``max_retries`` of a task with ``autoretry_for``; without it nothing is retried."""
+
+
+class Host(ResultSource, Protocol):
+    """What a task needs of its app."""
+
+    @property
+    def name(self) -> str:
+        """The app's name."""
+
+    def send(self, queue: str, message: Message) -> None:
+        """Put one message on a queue. Raises BrokerUnavailable or QueueFull."""
+
+    def run_async(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine to its end and return its value."""
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """The options of ``@app.task``. Times in seconds."""
+
+    name: str | None = None
+    queue: str | None = None
+    max_retries: int | None = None
+    retry_backoff: float = 1.0
+    retry_backoff_max: float = 600.0
+    retry_jitter: bool = True
+    autoretry_for: tuple[type[BaseException], ...] = ()
+    timeout: float | None = None
+    max_deliveries: int = 3
+    ignore_result: bool = False
+
+    def settings(self, task: str) -> Settings:
+        """The handler's settings. Raises ConfigError naming ``task`` and the option that cannot be used."""
+
+        def check(option: str, fits: bool, wanted: str) -> None:
+            if not fits:
+                raise ConfigError(f"task {task}: {option}={getattr(self, option)!r} cannot be used: give {wanted}")
+
+        retries = self.max_retries
+        check("max_retries", retries is None or _whole(retries, 0), "a whole number from 0 on")
+        check("retry_backoff", _seconds(self.retry_backoff, least=0.0), "seconds from 0 on")
+        check("retry_backoff_max", _seconds(self.retry_backoff_max, least=0.0), "seconds from 0 on")
+        check("retry_jitter", isinstance(self.retry_jitter, bool), "True or False")
+        check("timeout", self.timeout is None or _seconds(self.timeout, least=0.001), "seconds from 0.001 on, or None")
+        check("max_deliveries", _whole(self.max_deliveries, 1), "a whole number from 1 on")
+        check("ignore_result", isinstance(self.ignore_result, bool), "True or False")
+        check(
+            "autoretry_for",
+            isinstance(self.autoretry_for, (tuple, list)) and all(map(_retriable, self.autoretry_for)),
+            "a tuple of Exception classes",
+        )
+        return Settings(
+            timeout=self.timeout,
+            max_retries=(DEFAULT_RETRIES if self.autoretry_for else 0) if retries is None else retries,
+            max_deliveries=self.max_deliveries,
+            retry_backoff=self.retry_backoff,
+            retry_backoff_max=self.retry_backoff_max,
+            retry_jitter=self.retry_jitter,
+            retry_for=tuple(self.autoretry_for),
+            ignore_result=self.ignore_result,
+        )
+
+
+def _whole(value: object, least: int) -> bool:
+    return type(value) is int and value >= least
+
+
+def _seconds(value: object, least: float) -> bool:
+    return type(value) in (int, float) and least <= cast(float, value) < math.inf
+
+
+def _retriable(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, (Exception, TimeLimitExceeded))
+
+
+class Task(Generic[P, R, C]):
+    """A function registered with ``@app.task``.
+
+    Calling it runs the function here and now (``C`` is what that gives; a coroutine for an ``async def``);
+    ``delay()`` sends the call to a worker (``R`` is the value it comes back with).
+    """
+
+    def __init__(self, host: Host, function: Callable[P, C], options: Options) -> None:
+        """Raises ConfigError for a name or an option that cannot be used."""
+        if not callable(function):
+            raise ConfigError(f"@task needs a function, not {function!r}; options go by name: @app.task(queue=…)")
+        if options.name is None and not isinstance(getattr(function, "__name__", None), str):
+            raise ConfigError(f"{function!r} has no name of its own: give one with name=")
+        own = options.name if options.name is not None else f"{host.name}.{cast(Any, function).__name__}"
+        self.name: str = check_name("task", own)
+        self.queue: str = check_name("queue", host.name if options.queue is None else options.queue)
+        self.settings = options.settings(self.name)
+        self._host = host
+        self._function = function
+        functools.update_wrapper(self, function, updated=())
+
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> C:
+        """Run the function in this process, like any function."""
+        return self._function(*args, **kwargs)
+
+    def delay(self, /, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """Send a call to the task's queue; return its handle once Redis has accepted it.
+
+        Raises ValidationError (nothing was sent) if the arguments do not fit the function, and
+        BrokerUnavailable (``maybe_sent`` tells whether it may have been sent) or QueueFull.
+        """
+        message = self.message(args, kwargs)
+        self._host.send(self.queue, message)
+        return AsyncResult(message.id, self._host, self.queue)
+
+    def s(self, /, *args: P.args, **kwargs: P.kwargs) -> Signature:
+        """A call of this task to be sent later, for example by ``app.enqueue_many``."""
+        return Signature(self, args, kwargs)
+
+    def message(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Message:
+        """The message of one call. Raises ValidationError naming each argument that does not fit."""
+        return Message(new_id(), self.name, self._arguments.encode(args, kwargs))
+
+    @functools.cached_property
+    def _arguments(self) -> Arguments:
+        # Made at the first use: annotations may name classes defined further down in the module.
+        return Arguments(self._function, self.name)
+
+    @functools.cached_property
+    def returns(self) -> ReturnValue:
+        """How the value travels. Raises ConfigError for annotations that cannot be resolved."""
+        return ReturnValue(self._function, self.name)
+
+    def handler(self) -> Handler:
+        """What a worker runs for this task's messages.
+
+        Raises ConfigError if its annotations cannot be resolved or are of a type that cannot travel.
+        """
+        decode, function, run_async = self._arguments.decode, self._function, self._host.run_async
+
+        def run(delivery: Delivery) -> object:
+            args, kwargs = decode(delivery.message.body)
+            value: object = cast(Callable[..., object], function)(*args, **kwargs)
+            return run_async(value) if isinstance(value, types.CoroutineType) else value
+
+        return Handler(
+            name=self.name,
+            run=run,
+            app=self._host.name,
+            version="-",
+            log_done_at=logging.DEBUG,
+            settings=self.settings,
+            dump=self.returns.dump,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Task {self.name}>"
