@@ -41,11 +41,12 @@ class Profile:
     """Timeouts (s) and size of the connections of one role."""
 
     socket_timeout: float
-    max_connections: int
+    max_connections: int = 1
+    connect_timeout: float = CONNECT_TIMEOUT_S
 
 
 PRODUCER = Profile(socket_timeout=READ_TIMEOUT_S, max_connections=16)
-CONSUMER = Profile(socket_timeout=2 * BLOCK_MS / 1000, max_connections=1)
+CONSUMER = Profile(socket_timeout=2 * BLOCK_MS / 1000)
 
 # Replies that say "not now" rather than "never": starting, failing over, full.
 _PASSING = (
@@ -83,7 +84,7 @@ def open_pool(url: str, profile: Profile) -> ConnectionPool:
     """
     common: dict[str, Any] = {
         "socket_timeout": profile.socket_timeout,
-        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "socket_connect_timeout": profile.connect_timeout,
         "socket_keepalive": True,
         "retry": Retry(NoBackoff(), 0),
         "health_check_interval": 0,

@@ -117,9 +117,13 @@ class Broker(Publisher):
         return int(_CHOOSE.run(self.call, [keys.control(stream, group)], [state]))
 
     def state(self, stream: str, group: str) -> str | None:
-        """The operator's choice for a group, None if nobody chose."""
-        found = self.call("HGET", keys.control(stream, group), "state")
-        return found.decode() if found else None
+        """The operator's choice for a group (``started``, ``stopped``), None if nobody chose."""
+        return self.choice(stream, group)[1]
+
+    def choice(self, stream: str, group: str) -> tuple[int, str | None]:
+        """Version of the operator's choice for a group (0: nobody chose), and the choice."""
+        version, state = self.call("HMGET", keys.control(stream, group), "version", "state")
+        return int(version or 0), state.decode() if state else None
 
     def subscriptions(self) -> dict[str, SubscriptionInfo]:
         """Every label that a worker announced, and its stream and group."""

@@ -1,0 +1,184 @@
+"""Ends messages in groups: outcomes to disk, successors published, then one fenced commit for all of them.
+
+While one group is on its way the next one forms, so that batches grow with the load and a lone message
+leaves at once. Nothing is acknowledged before its outcome is kept.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import gevent
+import redis
+from gevent.event import Event
+
+from taskstream.broker import Broker
+from taskstream.broker.group import Batch
+from taskstream.errors import TaskstreamError
+from taskstream.logs import FieldLogger
+from taskstream.results.base import Outcome, ResultStore
+
+from .backoff import Backoff
+from .membership import Job, Membership
+
+BATCH = 1_000
+
+
+class Acker:
+    """Group-commits the finished jobs of one subscription.
+
+    ``on_paused(reason)`` tells that outcomes cannot be written (None: they can again); ``on_retry(delay_ms)``
+    that something was put into the delayed set.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        store: ResultStore | None,
+        log: FieldLogger,
+        on_paused: Callable[[str | None], None],
+        on_retry: Callable[[int], None],
+    ) -> None:
+        self._broker = broker
+        self._store = store
+        self._log = log
+        self._on_paused = on_paused
+        self._on_retry = on_retry
+        self._done: deque[Job] = deque()
+        self._wake = Event()
+        self._busy = False
+        self._watched = False
+
+    def start(self) -> None:
+        """Start the greenlet; it ends with the process."""
+        gevent.spawn(self._run)
+
+    def put(self, job: Job) -> None:
+        """Hand over a job whose ``move`` is decided."""
+        self._done.append(job)
+        if not self._busy:
+            self._busy = True
+            self._wake.set()
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything handed over has been committed or dropped."""
+        return not self._busy and not self._done
+
+    def _run(self) -> None:
+        done = self._done
+        while True:
+            if not done:
+                self._busy = False
+                self._wake.wait()
+                self._wake.clear()
+                continue
+            membership = done[0].membership
+            batch = []
+            while done and len(batch) < BATCH and done[0].membership is membership:
+                batch.append(done.popleft())
+            try:
+                self._finish(membership, batch)
+            except Exception as error:
+                # Nothing was acknowledged: the lease keeps the messages held, and a takeover gets them in the end.
+                self._log.error("Commit failed unexpectedly", {"batch": len(batch)}, exc=error)
+                membership.lost = True
+
+    def _finish(self, membership: Membership, jobs: list[Job]) -> None:
+        outcomes = [job.outcome for job in jobs if job.outcome is not None]
+        if outcomes and self._store is not None and not self._keep(self._store, membership, outcomes):
+            return
+        if not self._publish_successors(membership, jobs):
+            return
+        if not self._commit(membership, jobs):
+            return
+        held = membership.jobs
+        for job in jobs:
+            held.pop((job.delivery.from_again, job.delivery.entry_id), None)
+        delays = [job.delay_ms for job in jobs if job.move == "r"]
+        if delays:
+            self._on_retry(min(delays))
+        membership.consumer.notice_room()
+
+    def _keep(self, store: ResultStore, membership: Membership, outcomes: list[Outcome]) -> bool:
+        backoff = Backoff(0.1, 5.0)
+        pool = gevent.get_hub().threadpool
+        paused = False
+        while membership.wait_until_sure():
+            try:
+                pool.apply(store.write, (outcomes,))
+            except OSError as error:
+                if not paused:
+                    paused = True
+                    self._on_paused(f"results cannot be written: {error}")
+                gevent.sleep(backoff.next())
+            else:
+                if paused:
+                    self._on_paused(None)
+                return True
+        if paused:
+            self._on_paused(None)
+        return False
+
+    def _publish_successors(self, membership: Membership, jobs: list[Job]) -> bool:
+        items = [
+            (successor.stream, successor.message, successor.message.id) for job in jobs for successor in job.successors
+        ]
+        backoff = Backoff(0.05, 5.0)
+        while items:
+            if not membership.wait_until_sure():
+                return False
+            try:
+                self._broker.publish_many_once(items[:BATCH])
+                del items[:BATCH]
+            except TaskstreamError as error:
+                self._log.warning("Next stage cannot be published, trying on", {"error": error})
+                gevent.sleep(backoff.next())
+        return True
+
+    def _commit(self, membership: Membership, jobs: list[Job]) -> bool:
+        batch = Batch()
+        for job in jobs:
+            delivery = job.delivery
+            if job.move == "a":
+                if delivery.deaths:
+                    batch.ack_suspect(delivery.from_again, delivery.entry_id, delivery.message.id)
+                else:
+                    batch.ack(delivery.from_again, delivery.entry_id)
+            elif job.move == "r":
+                batch.retry(delivery.from_again, delivery.entry_id, delivery.message.id, job.delay_ms, job.payload)
+            elif job.move == "g":
+                batch.give_back(delivery.from_again, delivery.entry_id, delivery.message.id, job.payload)
+            else:
+                batch.bury(delivery.from_again, delivery.entry_id, delivery.message.id, job.payload)
+        return self.commit_batch(membership, batch, lambda: finished_ids(jobs))
+
+    def commit_batch(self, membership: Membership, batch: Batch, ids: Callable[[], str] = str) -> bool:
+        """Commit until an answer says that it landed (True) or that the lease is lost (False)."""
+        backoff = Backoff(0.05, 5.0)
+        said = ids() if self._watched else ""
+        while membership.wait_until_sure():
+            try:
+                won, self._watched = membership.group.commit(self._broker.call, batch, said)
+                if not won:
+                    membership.lost = True
+                    break
+                if self._watched and not said:
+                    said = ids()
+                    if said:
+                        membership.group.announce(self._broker.call, said)
+                return True
+            except (TaskstreamError, redis.RedisError) as error:
+                self._log.warning("Commit has no answer, trying on", {"error": error})
+                gevent.sleep(backoff.next())
+        self._log.warning(
+            "Lease lost, dropping what was held",
+            {"stream.name": membership.group.stream, "group": membership.group.group},
+        )
+        return False
+
+
+def finished_ids(jobs: list[Job]) -> str:
+    """Ids of the jobs that have a final outcome, as announced to waiters."""
+    return " ".join([job.delivery.message.id for job in jobs if job.move in "ad"])

@@ -1,0 +1,23 @@
+"""Entry of a worker process: ``python -m taskstream_worker.child FD NAME``, started by the supervisor.
+
+The first line of the orders' pipe FD is its options; NAME only shows in process lists.
+"""
+
+# Before anything else is imported: a module that took a blocking function by then would keep it.
+from gevent import monkey
+
+monkey.patch_all()
+
+import signal  # noqa: E402  (everything below comes after patching, on purpose)
+import sys  # noqa: E402
+
+from .orders import read_options  # noqa: E402
+from .process import main  # noqa: E402
+
+if __name__ == "__main__":
+    for module in ("socket", "ssl", "threading", "select", "time"):
+        assert monkey.is_module_patched(module), f"{module} was not patched"
+    # Only the supervisor listens to signals; Ctrl-C and systemd reach the whole group.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    main(read_options(int(sys.argv[1])))

@@ -1,0 +1,389 @@
+"""Reads one subscription's messages and hands them to the executor, never more than there are free slots.
+
+It owns the consumer name: registers before the first read, goes on under a new one when the lease is lost,
+and finds what the server handed out in a reply that never arrived.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import gevent
+import redis
+from gevent.lock import RLock
+
+from taskstream.broker import Broker
+from taskstream.broker.group import Batch, ConsumerGroup, Entry, group_is_gone
+from taskstream.connection import BLOCK_MS, Link
+from taskstream.errors import InvalidMessage, TaskstreamError
+from taskstream.handler import Subscription
+from taskstream.logs import FieldLogger
+from taskstream.message import Delivery, from_fields
+from taskstream.results.base import Failure
+
+from . import outcomes
+from .acker import Acker
+from .backoff import Backoff
+from .clock import boottime
+from .lease import LeaseKeeper
+from .membership import Job, Membership
+from .slots import Slots
+from .stats import SubscriptionStats
+
+STARTED = "started"
+STOPPED = "stopped"
+
+UNCOMMITTED = 2_000
+"""Finished messages that may wait for their commit before reading pauses."""
+
+RECONCILE_S = 10.0
+
+
+class Queue(Protocol):
+    """The executor, as the reader needs it."""
+
+    def put(self, job: Job) -> None: ...
+
+    def withdraw(self, consumer: Consumer) -> list[Job]: ...
+
+
+@dataclass
+class Surroundings:
+    """What all consumers of a process share."""
+
+    broker: Broker
+    slots: Slots
+    queue: Queue
+    leases: LeaseKeeper
+    log: FieldLogger
+    worker: str
+    lease_ms: int
+    keep_results: bool
+    alone: bool
+    report: Callable[[Membership, bool], None]
+    """Tells the supervisor about a consumer name: before it is used, and (True) when it is over."""
+    paused: str | None = None
+    """Why the process takes no new messages, None while it does."""
+
+
+class Consumer:
+    """One subscription in one process."""
+
+    _numbers = 0
+
+    def __init__(
+        self, subscription: Subscription, acker: Acker, stats: SubscriptionStats, around: Surroundings
+    ) -> None:
+        self.subscription = subscription
+        self.stats = stats
+        self.acker = acker
+        self.active = 0
+        """Jobs of this subscription queued or running here."""
+        self.membership: Membership | None = None
+        self.state = STARTED if subscription.auto_start else STOPPED
+        self.last_read = 0.0
+        """Boottime (s) of the last read that the server answered."""
+        self._around = around
+        self._older: list[Membership] = []
+        self._version = 0
+        self._choosing = RLock()
+        self._link = Link(around.broker.url)
+        self._client_id: int | None = None
+        self._reading = False
+        self._stopping = False
+        self._again_hot = False
+        self._main_hot = True
+        self._reconcile_at = 0.0
+        self._start_at = boottime() + subscription.delay_auto_start
+        self._greenlet: gevent.Greenlet | None = None
+
+    # -- control ---------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start reading."""
+        self._greenlet = gevent.spawn(self._run)
+
+    def refresh(self) -> None:
+        """Read the operator's choice and obey it; returns once the reader does."""
+        with self._choosing:
+            version, choice = self._around.broker.choice(self.subscription.stream, self.subscription.group)
+            self._version = version
+            self._obey(choice)
+
+    def hear(self, version: int, choice: str | None) -> None:
+        """A renewal brought the operator's choice along; one older than what is obeyed already is let be."""
+        with self._choosing:
+            if version > self._version:
+                self._version = version
+                self._obey(choice)
+
+    def _obey(self, choice: str | None) -> None:
+        wanted = choice or (STARTED if self.subscription.auto_start else STOPPED)
+        if wanted == self.state or self._stopping:
+            return
+        self.state = wanted
+        self._around.log.info("Consumption started" if wanted == STARTED else "Consumption stopped", self.fields())
+        if wanted == STARTED:
+            self.notice_room()
+        else:
+            self._quiet()
+
+    def stop(self) -> None:
+        """Read nothing more; give back what has not started."""
+        self._stopping = True
+        self.state = STOPPED
+        self._quiet()
+
+    def _quiet(self) -> None:
+        self.notice_room()
+        self._unblock()
+        self.give_back(self._around.queue.withdraw(self))
+
+    def give_back(self, jobs: list[Job]) -> None:
+        """Jobs that were read and will not be started here."""
+        for job in jobs:
+            outcomes.give_back(job, started=False)
+            self.release_slot()
+            self.acker.put(job)
+
+    def _unblock(self) -> None:
+        """Bring the reader back from the server. It may be about to block, so ask until it is out."""
+        backoff = Backoff(0.005, 0.1)
+        deadline = boottime() + 2 * BLOCK_MS / 1000
+        while self._reading and boottime() < deadline:
+            if self._client_id is not None:
+                try:
+                    self._around.broker.call("CLIENT", "UNBLOCK", self._client_id)
+                except TaskstreamError:
+                    self._link.close()
+            gevent.sleep(backoff.next())
+
+    def release(self) -> None:
+        """End every consumer name of this subscription; call when nothing runs any more."""
+        for membership in (*self._older, *([self.membership] if self.membership else [])):
+            self._end(membership)
+        self._older.clear()
+        self.membership = None
+        self._link.close()
+
+    # -- called from the executor and the acker ----------------------------------------------------------
+
+    def notice_room(self) -> None:
+        """Something changed that may let a reader go on."""
+        self._around.slots.notice()
+
+    def release_slot(self) -> None:
+        """One job of this subscription neither waits nor runs any more."""
+        self.active -= 1
+        self._around.slots.used -= 1
+        self.notice_room()
+
+    def fields(self) -> dict[str, object]:
+        """The stream and group, for log lines."""
+        return {
+            "stream.name": self.subscription.stream,
+            "stream.consumer_group": self.subscription.group,
+            "stream.event_name": self.subscription.label,
+        }
+
+    # -- the reader --------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        backoff = Backoff(0.1, 2.0)
+        failing = False
+        while not self._stopping:
+            try:
+                if not self._link.connected:
+                    self._reconnect()
+                if self.membership is None or self.membership.lost:
+                    self._join()
+                assert self.membership is not None
+                if boottime() >= self._reconcile_at:
+                    self._reconcile(self.membership)
+                room = self._count()
+                if not room:
+                    self._around.slots.changed.wait(1.0)
+                    self._around.slots.changed.clear()
+                    continue
+                self._read(self.membership, room)
+                if failing:
+                    failing = False
+                    self._around.log.info("Broker answers again", self.fields())
+                backoff.reset()
+            except (redis.RedisError, OSError, TaskstreamError) as error:
+                if group_is_gone(error):
+                    self._retire()
+                self._link.close()
+                if not failing:
+                    failing = True
+                    self._around.log.warning("Broker does not answer, trying on", {**self.fields(), "error": error})
+                gevent.sleep(backoff.next())
+            except Exception as error:
+                # A reader that dies would look like an idle worker for ever.
+                self._around.log.error("Reader failed, going on", self.fields(), exc=error)
+                self._link.close()
+                gevent.sleep(backoff.next())
+
+    def _join(self) -> None:
+        """Register under a name that was never used."""
+        self._retire()
+        name = f"{self._around.worker}.{secrets.token_hex(4)}"
+        group = ConsumerGroup(self.subscription.stream, self.subscription.group, name, self._around.lease_ms)
+        Consumer._numbers += 1
+        sent = boottime()
+        membership = Membership(self, group, Consumer._numbers, sent + self._around.lease_ms / 1000)
+        # The supervisor must know of the name before the server does, or a crash in between hides it.
+        self._around.report(membership, False)
+        if not group.register(self._link.call):
+            raise TaskstreamError(f"consumer name {name} was used before")
+        self._around.leases.add(membership)
+        self.membership = membership
+        self._reconcile_at = boottime() + RECONCILE_S
+        self.refresh()
+
+    def _retire(self) -> None:
+        """Stop reading under the present name; what it still holds is finished or lost."""
+        membership, self.membership = self.membership, None
+        if membership is not None:
+            self._older.append(membership)
+        self._end_older()
+
+    def _end_older(self) -> None:
+        for old in list(self._older):
+            if old.lost or not old.jobs:
+                self._older.remove(old)
+                self._end(old)
+
+    def _end(self, membership: Membership) -> None:
+        self._around.leases.remove(membership)
+        if not membership.lost:
+            membership.group.release(self._around.broker.call)
+        membership.jobs.clear()
+        self._around.report(membership, True)
+
+    def _reconnect(self) -> None:
+        """Make sure the old connection takes no more entries, then see which it took unnoticed."""
+        if self._client_id is not None:
+            old, self._client_id = self._client_id, None
+            with contextlib.suppress(redis.ResponseError):  # it may be gone already
+                self._link.call("CLIENT", "KILL", "ID", old)
+        self._client_id = int(self._link.call("CLIENT", "ID"))
+        self._reconcile_at = 0.0
+
+    def _reconcile(self, membership: Membership) -> None:
+        after_reconnect = self._reconcile_at == 0.0
+        missing = membership.group.missing(
+            self._link.call,
+            lambda again, entry: (again, entry) in membership.jobs,
+            UNCOMMITTED + self._around.slots.total,
+        )
+        if missing:
+            self._around.log.warning("Found messages whose delivery got lost", {**self.fields(), "count": len(missing)})
+            self.accept(membership, missing)
+        # An old half-open connection that is still blocked on the server may swallow one more entry.
+        self._reconcile_at = boottime() + (BLOCK_MS / 1000 + 1 if after_reconnect else RECONCILE_S)
+        self._end_older()
+
+    def _count(self) -> int:
+        """How many messages may be read now."""
+        membership, slots, subscription = self.membership, self._around.slots, self.subscription
+        if self.state != STARTED or self._around.paused is not None or boottime() < self._start_at:
+            return 0
+        if membership is None or membership.lost or boottime() >= membership.deadline:
+            return 0
+        if len(membership.jobs) >= slots.total + UNCOMMITTED:
+            return 0
+        count = slots.free
+        if subscription.concurrency is not None:
+            count = min(count, subscription.concurrency - self.active)
+        if subscription.batch_size is not None:
+            count = min(count, subscription.batch_size)
+        return max(count, 0)
+
+    def _read(self, membership: Membership, room: int) -> None:
+        started = time.monotonic()
+        slots = self._around.slots
+        main, block, count = True, True, room
+        if self._again_hot:
+            # COUNT holds for each of the two streams, so share it out while both may have something.
+            if room == 1:
+                main = block = False
+            else:
+                count = room // 2
+        if not self._around.alone:
+            if self._main_hot:
+                block = False
+            else:
+                # Others need the slots while this read waits on the server.
+                count = max(1, count // 4)
+        reserved = count if block and not self._around.alone else 0
+        slots.reserved += reserved
+        self._reading = True
+        try:
+            entries = membership.group.read(self._link.call, count, BLOCK_MS if block else None, main=main)
+        finally:
+            self._reading = False
+            slots.reserved -= reserved
+        self.last_read = boottime()
+        self._main_hot = bool(entries)
+        self._again_hot = any(entry.from_again for entry in entries)
+        if not entries:
+            return
+        if self.state != STARTED:
+            room = 0  # consumption was stopped while the reply was on its way
+        self.accept(membership, entries[:room])
+        self.accept(membership, entries[room:], run=False)
+        if self.subscription.throttle:
+            gevent.sleep(max(0.0, self.subscription.throttle - (time.monotonic() - started)))
+
+    def accept(self, membership: Membership, entries: list[Entry], *, run: bool = True) -> None:
+        """Queue entries for the executor, or give them back if not ``run``; what cannot run is decided at once."""
+        around, subscription = self._around, self.subscription
+        stream, group = subscription.stream, subscription.group
+        jobs, slots, queue = membership.jobs, around.slots, around.queue
+        unreadable: Batch | None = None
+        for entry in entries:
+            try:
+                message = from_fields(entry.fields)
+            except InvalidMessage as error:
+                unreadable = unreadable or Batch()
+                outcomes.bury_unreadable(unreadable, entry, str(error), around.worker)
+                around.log.error(
+                    "Entry is no Taskstream message: dead letter",
+                    {**self.fields(), "entry": entry.entry_id, "error": error},
+                )
+                continue
+            delivery = Delivery(
+                message, stream, group, entry.entry_id, message.deliveries + entry.times, entry.from_again, entry.deaths
+            )
+            handler = subscription.handler_for(message.name)
+            job = Job(membership, delivery, handler)
+            jobs[entry.from_again, entry.entry_id] = job
+            if not run:
+                outcomes.give_back(job, started=False)
+                self.acker.put(job)
+            elif handler is None:
+                if outcomes.put_back_unknown(job, around.worker, around.keep_results):
+                    around.log.warning("No handler for this message here, put back", self._about(job))
+                else:
+                    around.log.error("No handler for this message anywhere: dead letter", self._about(job))
+                self.acker.put(job)
+            elif entry.deaths >= handler.settings.max_deliveries:
+                reason = f"{entry.deaths} worker processes died while it ran"
+                outcomes.bury(job, Failure("WorkerDied", reason), around.worker, around.keep_results)
+                around.log.error("Poison message: dead letter", {**self._about(job), "deaths": entry.deaths})
+                self.acker.put(job)
+            else:
+                self.active += 1
+                slots.used += 1
+                queue.put(job)
+        if unreadable is not None:
+            gevent.spawn(self.acker.commit_batch, membership, unreadable)
+
+    def _about(self, job: Job) -> dict[str, object]:
+        return {**self.fields(), "message.id": job.delivery.message.id, "message.name": job.delivery.message.name}

@@ -1,0 +1,253 @@
+"""Runs handlers on standing greenlets, one message each at a time, to an outcome.
+
+Greenlets stand because spawning one per message costs several times what running a small one does. A
+watchdog throws time limits into them; nothing here talks to Redis.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import time
+
+import gevent
+from gevent.event import Event
+from gevent.lock import RLock
+from gevent.queue import SimpleQueue
+
+from taskstream.errors import Interrupt, Shutdown, TimeLimitExceeded
+from taskstream.handler import Handler
+from taskstream.logs import FieldLogger
+
+from . import outcomes
+from .clock import boottime
+from .consumer import Consumer
+from .membership import Job
+from .table import Table
+
+WATCH_S = 0.05
+
+
+class Lane:
+    """One standing greenlet: what it runs, and until when (monotonic s)."""
+
+    __slots__ = ("deadline", "greenlet", "index", "job")
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.job: Job | None = None
+        self.deadline: float | None = None
+        self.greenlet: gevent.Greenlet | None = None
+
+
+class Executor:
+    """``concurrency`` lanes fed from one queue.
+
+    ``table`` is where started messages are marked for the supervisor; ``keep`` says whether outcomes are kept.
+    """
+
+    def __init__(self, concurrency: int, worker: str, table: Table, keep: bool) -> None:
+        self._queue: SimpleQueue[Job] = SimpleQueue()
+        self._lanes = [Lane(index) for index in range(concurrency)]
+        self._worker = worker
+        self._table = table
+        self._keep = keep
+        self._known: dict[int, Known] = {}  # by identity: hashing a handler costs more than running a small one
+        self._starting = RLock()
+        self._timed = 0
+        # Closed while a suspect runs alone.
+        self._gate = Event()
+        self._gate.set()
+        self._alone = RLock()
+        self.running = 0
+
+    def start(self) -> None:
+        """Start the lanes and the watchdog."""
+        for lane in self._lanes:
+            lane.greenlet = gevent.spawn(self._run, lane)
+        gevent.spawn(self._watch)
+
+    def put(self, job: Job) -> None:
+        """Queue a job."""
+        self._queue.put(job)
+
+    def withdraw(self, consumer: Consumer) -> list[Job]:
+        """Take back what waits here for ``consumer``; what runs goes on."""
+        mine: list[Job] = []
+        others: list[Job] = []
+        while not self._queue.empty():
+            job = self._queue.get_nowait()
+            (mine if job.membership.consumer is consumer else others).append(job)
+        for job in others:
+            self._queue.put(job)
+        return mine
+
+    def running_jobs(self) -> list[Job]:
+        """What runs now."""
+        return [lane.job for lane in self._lanes if lane.job is not None]
+
+    def interrupt(self) -> None:
+        """Throw Shutdown into whatever runs."""
+        for lane in self._lanes:
+            if lane.job is not None:
+                self._throw(lane, lane.job, Shutdown("the worker stops"))
+
+    # -- a lane ------------------------------------------------------------------------------------------
+
+    def _run(self, lane: Lane) -> None:
+        get = self._queue.get
+        gate = self._gate
+        while True:
+            job = get()
+            if job.delivery.deaths:
+                self._run_alone(lane, job)
+                continue
+            if not gate.is_set():
+                gate.wait()
+            self._run_job(lane, job)
+
+    def _run_alone(self, lane: Lane, job: Job) -> None:
+        """A message under which a process died: with nothing beside it, so that nothing else is blamed."""
+        with self._alone:
+            self._gate.clear()
+            try:
+                while self.running and not job.membership.lost:
+                    gevent.sleep(0.01)
+                self._run_job(lane, job)
+            finally:
+                self._gate.set()
+
+    def _run_job(self, lane: Lane, job: Job) -> None:
+        membership = job.membership
+        consumer = membership.consumer
+        if membership.lost or (boottime() >= membership.deadline and not membership.wait_until_sure()):
+            consumer.release_slot()
+            return
+        handler = job.handler
+        assert handler is not None
+        settings = handler.settings
+        lane.job = job
+        self.running += 1
+        if settings.timeout is not None:
+            lane.deadline = time.monotonic() + settings.timeout
+            self._timed += 1
+        self._table.start(lane.index, membership.number, job.delivery.message.id)
+        job.started_ms = outcomes.now_ms()
+        started = time.perf_counter()
+        keep = self._keep
+        known = self._known.get(id(handler)) or self._know(handler)
+        talks = known.log.enabled(handler.log_done_at)
+        failure: BaseException | None = None
+        try:
+            if not known.ready:
+                self._make_ready(known)
+            if talks:
+                known.log.log(handler.log_done_at, "START", about(job))
+            value = contextvars.Context().run(handler.run, job.delivery)
+            dumped = handler.dump(value) if keep and not settings.ignore_result else None
+            job.successors = handler.successors(job.delivery, value)
+            lane.deadline = None
+            outcomes.succeed(job, dumped, self._worker, keep)
+        except BaseException as error:
+            lane.deadline = None
+            failure = error
+            if isinstance(error, Shutdown):
+                outcomes.give_back(job, started=True)
+            else:
+                outcomes.fail(job, error, self._worker, keep)
+        lane.job = None
+        self.running -= 1
+        if settings.timeout is not None:
+            self._timed -= 1
+        self._table.finish(lane.index)
+        elapsed_ms = (time.perf_counter() - started) * 1000
+        consumer.stats.count(job.move, elapsed_ms)
+        if failure is not None or talks:
+            self._log_end(known, job, elapsed_ms, failure)
+        consumer.release_slot()
+        if not membership.lost:
+            consumer.acker.put(job)
+
+    def _know(self, handler: Handler) -> Known:
+        known = self._known[id(handler)] = Known(handler, FieldLogger(handler.app, handler.version, handler.name))
+        return known
+
+    def _make_ready(self, known: Known) -> None:
+        """Run the handler's own start, once per process; what fails is tried again by the next message."""
+        with self._starting:
+            if not known.ready:
+                if known.handler.start is not None:
+                    known.handler.start()
+                known.ready = True
+
+    @staticmethod
+    def _log_end(known: Known, job: Job, elapsed_ms: float, failure: BaseException | None) -> None:
+        fields = about(job)
+        fields["metrics.duration"] = round(elapsed_ms, 3)
+        if failure is None:
+            fields["response.status"] = 200
+            known.log.log(known.handler.log_done_at, "DONE", fields)
+        elif job.move == "r":
+            fields["retry.delay"] = job.delay_ms / 1000
+            known.log.warning("FAILED, will be tried again", fields, exc=failure)
+        elif job.move == "g":
+            known.log.warning("FAILED, interrupted and given back", fields)
+        else:
+            fields["response.status"] = 500
+            known.log.error("FAILED", fields, exc=failure)
+
+    # -- the watchdog ------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        while True:
+            gevent.sleep(WATCH_S if self._timed else 4 * WATCH_S)
+            if not self._timed:
+                continue
+            now = time.monotonic()
+            for lane in self._lanes:
+                job, deadline = lane.job, lane.deadline
+                if job is not None and deadline is not None and now >= deadline:
+                    assert job.handler is not None
+                    lane.deadline = None
+                    limit = job.handler.settings.timeout
+                    self._throw(lane, job, TimeLimitExceeded(f"ran longer than its timeout of {limit:g} s"))
+
+    @staticmethod
+    def _throw(lane: Lane, job: Job, error: Interrupt) -> None:
+        """Throw from the hub, in one step with the check that the lane still runs that very job.
+
+        ``Greenlet.kill(block=False)`` and ``gevent.Timeout`` may hit the message after it.
+        """
+
+        def throw() -> None:
+            if lane.job is job and lane.greenlet is not None:
+                lane.greenlet.throw(error)
+
+        gevent.get_hub().loop.run_callback(throw)
+
+
+class Known:
+    """What the executor keeps for a handler: its log, and whether its start has run."""
+
+    __slots__ = ("handler", "log", "ready")
+
+    def __init__(self, handler: Handler, log: FieldLogger) -> None:
+        self.handler = handler
+        self.log = log
+        self.ready = False
+
+
+def about(job: Job) -> dict[str, object]:
+    """Log fields of one message."""
+    delivery = job.delivery
+    fields: dict[str, object] = {
+        "stream.name": delivery.stream,
+        "stream.consumer_group": delivery.group,
+        "message.id": delivery.message.id,
+        "message.attempt": delivery.message.attempt,
+    }
+    headers = delivery.message.headers
+    if headers:
+        for name in ("request_id", "operation_id", "request_ts"):
+            if name in headers:
+                fields[f"track.{name}"] = headers[name]
+    return fields

@@ -1,0 +1,71 @@
+"""Makes delayed messages readable when they are due, and trims streams, on its own clock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import gevent
+import redis
+from gevent.event import Event
+
+from taskstream.broker import Broker
+from taskstream.errors import TaskstreamError
+from taskstream.logs import FieldLogger
+
+from .clock import boottime
+from .consumer import Consumer
+
+PROMOTE_S = 1.0
+PROMOTE_COUNT = 100
+"""A call with 100 due holds the server for a fifth of a millisecond, one with 1,000 for over two."""
+
+TRIM_S = 5.0
+TRIM_COUNT = 10_000
+
+
+class Forwarder:
+    """Promotes and trims for all subscriptions of the process."""
+
+    def __init__(self, broker: Broker, consumers: Sequence[Consumer], log: FieldLogger) -> None:
+        self._broker = broker
+        self._consumers = consumers
+        self._log = log
+        self._soon = Event()
+        self._due = 0.0
+        self._trim_at = 0.0
+
+    def start(self) -> None:
+        """Start the greenlet; it ends with the process."""
+        gevent.spawn(self._run)
+
+    def expect(self, delay_ms: int) -> None:
+        """Something of this process becomes due in ``delay_ms``."""
+        due = boottime() + delay_ms / 1000
+        if due < self._due:
+            self._due = due
+            self._soon.set()
+
+    def _run(self) -> None:
+        while True:
+            self._due = boottime() + PROMOTE_S
+            trim = boottime() >= self._trim_at
+            if trim:
+                self._trim_at = boottime() + TRIM_S
+            for consumer in self._consumers:
+                try:
+                    self._serve(consumer, trim)
+                except (TaskstreamError, redis.RedisError) as error:
+                    self._log.debug("Promotion failed", {**consumer.fields(), "error": error})
+            while (pause := self._due - boottime()) > 0:
+                if self._soon.wait(pause):
+                    self._soon.clear()
+
+    def _serve(self, consumer: Consumer, trim: bool) -> None:
+        membership = consumer.membership
+        if membership is None or membership.lost:
+            return
+        moved, wait_ms = membership.group.promote(self._broker.call, PROMOTE_COUNT)
+        if wait_ms is not None:
+            self._due = min(self._due, boottime() + (wait_ms / 1000 if moved < PROMOTE_COUNT else 0.0))
+        if trim and membership.group.trim(self._broker.call, TRIM_COUNT) >= TRIM_COUNT:
+            self._trim_at = 0.0

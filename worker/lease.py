@@ -1,0 +1,98 @@
+"""Keeps the leases of this process alive, from a native thread that a busy hub cannot hold up.
+
+It never decides what a lost lease means: it marks the membership and tells the hub.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import gevent
+import gevent.monkey
+import redis
+
+from taskstream.broker.group import Renewal
+from taskstream.connection import Link, Profile
+
+from .clock import boottime
+from .membership import Membership
+
+_start_native_thread = gevent.monkey.get_original("_thread", "start_new_thread")
+_native_sleep = gevent.monkey.get_original("time", "sleep")
+
+
+class LeaseKeeper:
+    """Renews every membership it was given at a quarter of the lease.
+
+    ``beat(now)`` is called at each round, whether Redis answers or not: it says that this thread gets the
+    interpreter. ``on_renewal(membership, renewal)`` runs in a greenlet of the hub when the lease
+    is lost or the operator's choice has another version than before.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        lease_s: float,
+        beat: Callable[[float], None],
+        on_renewal: Callable[[Membership, Renewal], None],
+    ) -> None:
+        self._interval = lease_s / 4
+        self._lease_s = lease_s
+        # A connection that hangs must not use up the lease.
+        self._profile = Profile(socket_timeout=max(0.5, lease_s / 4), connect_timeout=max(0.5, lease_s / 4))
+        self._url = url
+        self._beat = beat
+        self._on_renewal = on_renewal
+        self._members: tuple[Membership, ...] = ()  # replaced, never changed: the thread reads it
+        self._news: deque[tuple[Membership, Renewal]] = deque()
+        self._async = gevent.get_hub().loop.async_()
+        self._stopping = False
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._async.start(self._tell)
+        _start_native_thread(self._run, ())
+
+    def stop(self) -> None:
+        """Let the thread end after its present round."""
+        self._stopping = True
+
+    def add(self, membership: Membership) -> None:
+        """Keep this one alive too."""
+        self._members = (*self._members, membership)
+
+    def remove(self, membership: Membership) -> None:
+        """Let this one go."""
+        self._members = tuple(member for member in self._members if member is not membership)
+
+    def _run(self) -> None:
+        link = Link(self._url, self._profile)
+        while not self._stopping:
+            self._beat(boottime())
+            pause = self._interval
+            for member in self._members:
+                if member.lost:
+                    continue
+                sent = boottime()
+                try:
+                    renewal = member.group.renew(link.call)
+                except (redis.RedisError, OSError):
+                    link.close()
+                    pause = self._interval / 4
+                    break
+                if renewal.held:
+                    member.deadline = sent + self._lease_s
+                    if renewal.version == member.choice_version:
+                        continue
+                    member.choice_version = renewal.version
+                else:
+                    member.lost = True
+                self._news.append((member, renewal))
+                self._async.send()
+            _native_sleep(pause)
+        link.close()
+
+    def _tell(self) -> None:
+        while self._news:
+            gevent.spawn(self._on_renewal, *self._news.popleft())

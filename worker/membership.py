@@ -1,0 +1,76 @@
+"""One life of a consumer name in one group, and the jobs it holds. Ends when its lease is lost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import gevent
+
+from taskstream.broker.group import ConsumerGroup
+from taskstream.handler import Handler, Successor
+from taskstream.message import Delivery
+from taskstream.results.base import Outcome
+
+from .clock import boottime
+
+if TYPE_CHECKING:
+    from .consumer import Consumer
+
+
+class Membership:
+    """A registered consumer.
+
+    ``deadline`` (boottime, s) is until when the lease is known to hold; the lease thread moves it. ``jobs``
+    are the messages held, by where they were read and their entry id. ``number`` counts the memberships of
+    the process.
+    """
+
+    __slots__ = ("choice_version", "consumer", "deadline", "group", "jobs", "lost", "number")
+
+    def __init__(self, consumer: Consumer, group: ConsumerGroup, number: int, deadline: float) -> None:
+        self.consumer = consumer
+        self.group = group
+        self.number = number
+        self.deadline = deadline
+        self.jobs: dict[tuple[bool, str], Job] = {}
+        self.lost = False
+        self.choice_version = -1
+
+    def wait_until_sure(self) -> bool:
+        """Wait until the lease is known to hold; False if it is lost."""
+        while not self.lost:
+            if boottime() < self.deadline:
+                return True
+            gevent.sleep(0.02)
+        return False
+
+
+class Job:
+    """One message on its way through this process, from the read to the commit.
+
+    ``move`` says how it ends: ``a`` ack, ``r`` retry after ``delay_ms`` as ``payload``, ``g`` give back as
+    ``payload``, ``d`` dead letter ``payload``.
+    """
+
+    __slots__ = (
+        "delay_ms",
+        "delivery",
+        "handler",
+        "membership",
+        "move",
+        "outcome",
+        "payload",
+        "started_ms",
+        "successors",
+    )
+
+    def __init__(self, membership: Membership, delivery: Delivery, handler: Handler | None) -> None:
+        self.membership = membership
+        self.delivery = delivery
+        self.handler = handler
+        self.move = ""
+        self.delay_ms = 0
+        self.payload = ""
+        self.started_ms = 0
+        self.outcome: Outcome | None = None
+        self.successors: tuple[Successor, ...] = ()

@@ -1,0 +1,217 @@
+"""Decides what becomes of a message that ran, could not run, or is given back. Pure: no Redis, no disk.
+
+Each function fills in a job's ``move`` and, where results are kept, its outcome.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+import traceback
+
+import msgspec
+
+from taskstream.broker.group import Batch, Entry
+from taskstream.errors import InvalidMessage, Shutdown, TimeLimitExceeded
+from taskstream.handler import Settings
+from taskstream.message import Delivery, Message, fields_json
+from taskstream.results.base import FAILURE, RETRY, SUCCESS, Failure, Outcome
+from taskstream.retry import backoff_delay
+
+from .membership import Job
+
+MAX_UNKNOWN = 12
+"""How often a message of an unknown name is put back before it is a dead letter; with the delays below about
+ten minutes, for a rolling deploy to reach this worker."""
+
+UNKNOWN_BACKOFF_S = 1.0
+UNKNOWN_BACKOFF_MAX_S = 120.0
+UNKNOWN_HEADER = "ts-unknown"
+
+_NULL = msgspec.Raw(b"null")
+_TRACEBACK_LIMIT = 64 * 1024
+
+
+def now_ms() -> int:
+    """This host's wall clock, for what is shown to people; decides nothing."""
+    return time.time_ns() // 1_000_000
+
+
+def succeed(job: Job, value: bytes | None, worker: str, keep: bool) -> None:
+    """The handler returned; ``value`` is its JSON if it is kept."""
+    job.move = "a"
+    if keep:
+        raw = msgspec.Raw(value) if value is not None else _NULL
+        job.outcome = _outcome(job, SUCCESS, worker, raw, None)
+
+
+def fail(job: Job, error: BaseException, worker: str, keep: bool) -> None:
+    """The handler raised: retry with backoff while there are tries left, else a dead letter."""
+    handler = job.handler
+    assert handler is not None
+    delivery = job.delivery
+    retries = delivery.message.attempt - 1
+    if may_retry(error, handler.settings) and retries < handler.settings.max_retries:
+        settings = handler.settings
+        delay_s = backoff_delay(
+            retries,
+            base=settings.retry_backoff,
+            maximum=settings.retry_backoff_max,
+            jitter=settings.retry_jitter,
+            uniform=random.uniform,
+        )
+        job.move = "r"
+        job.delay_ms = int(delay_s * 1000)
+        job.payload = fields_json(_again(delivery, attempt=delivery.message.attempt + 1))
+        state = RETRY
+    else:
+        job.move = "d"
+        job.payload = letter(delivery, describe(error), worker)
+        state = FAILURE
+    if keep:
+        job.outcome = _outcome(job, state, worker, _NULL, describe(error))
+
+
+def may_retry(error: BaseException, settings: Settings) -> bool:
+    """Whether this kind of failure is tried again. A payload that cannot be decoded never changes."""
+    if isinstance(error, (InvalidMessage, Shutdown)):
+        return False
+    if isinstance(error, TimeLimitExceeded):
+        # Not an Exception, so that handlers cannot swallow it; to the settings it is a TimeoutError.
+        return issubclass(TimeoutError, settings.retry_for) or isinstance(error, settings.retry_for)
+    return isinstance(error, settings.retry_for)
+
+
+def give_back(job: Job, *, started: bool) -> None:
+    """The message goes back unrun, or interrupted by the end of the grace time."""
+    job.move = "g"
+    job.outcome = None
+    delivery = job.delivery
+    job.payload = fields_json(_again(delivery, deliveries=delivery.number if started else delivery.number - 1))
+
+
+def put_back_unknown(job: Job, worker: str, keep: bool) -> bool:
+    """No handler here knows the name: later, maybe elsewhere; False if that was tried often enough."""
+    message = job.delivery.message
+    headers = dict(message.headers or {})
+    count = headers.get(UNKNOWN_HEADER, 0)
+    count = count if isinstance(count, int) else MAX_UNKNOWN
+    if count >= MAX_UNKNOWN:
+        bury(job, Failure("UnknownHandler", f"no handler is called {message.name!r}"), worker, keep)
+        return False
+    headers[UNKNOWN_HEADER] = count + 1
+    job.move = "r"
+    job.delay_ms = int(
+        1000
+        * backoff_delay(
+            count, base=UNKNOWN_BACKOFF_S, maximum=UNKNOWN_BACKOFF_MAX_S, jitter=False, uniform=random.uniform
+        )
+    )
+    job.payload = fields_json(_again(job.delivery, headers=headers))
+    return True
+
+
+def bury(job: Job, failure: Failure, worker: str, keep: bool) -> None:
+    """A dead letter without another run."""
+    job.move = "d"
+    job.payload = letter(job.delivery, failure, worker)
+    if keep:
+        job.outcome = _outcome(job, FAILURE, worker, _NULL, failure)
+
+
+def describe(error: BaseException) -> Failure:
+    """Type, text and traceback of an exception, each bounded."""
+    text = "".join(traceback.format_exception(error))
+    if len(text) > _TRACEBACK_LIMIT:
+        text = f"{text[: _TRACEBACK_LIMIT // 2]}\n…\n{text[-_TRACEBACK_LIMIT // 2 :]}"
+    try:
+        message = str(error)
+    except Exception as broken:
+        message = f"(its text cannot be had: {type(broken).__name__})"
+    return Failure(type(error).__name__, _safe(message), _safe(text))
+
+
+def letter(delivery: Delivery, failure: Failure, worker: str) -> str:
+    """A dead letter as JSON: the message's fields, ready to be requeued, and why it died."""
+    message = delivery.message
+    return json.dumps(
+        {
+            "id": message.id,
+            "name": message.name,
+            "fields": json.loads(fields_json(_again(delivery))),
+            "attempts": message.attempt,
+            "deliveries": delivery.number,
+            "deaths": delivery.deaths,
+            "sent_ms": delivery.sent_ms,
+            "worker": worker,
+            "error": {"type": failure.type, "message": failure.message, "traceback": failure.traceback},
+        },
+        ensure_ascii=False,
+    )
+
+
+def bury_unreadable(batch: Batch, entry: Entry, reason: str, worker: str) -> None:
+    """An entry that is no Taskstream message becomes a dead letter under its entry id, with its raw fields."""
+    letter_id = f"entry-{entry.entry_id}"
+    fields = [field.decode(errors="backslashreplace") for field in entry.fields]
+    text = json.dumps(
+        {
+            "id": letter_id,
+            "name": None,
+            "fields": fields,
+            "attempts": 0,
+            "deliveries": entry.times,
+            "deaths": entry.deaths,
+            "sent_ms": int(entry.entry_id.partition("-")[0]),
+            "worker": worker,
+            "error": {"type": "InvalidMessage", "message": reason, "traceback": ""},
+        },
+        ensure_ascii=False,
+    )
+    batch.bury(entry.from_again, entry.entry_id, letter_id, text)
+
+
+def _again(
+    delivery: Delivery,
+    *,
+    attempt: int | None = None,
+    deliveries: int | None = None,
+    headers: dict[str, object] | None = None,
+) -> Message:
+    message = delivery.message
+    return Message(
+        message.id,
+        message.name,
+        message.body,
+        message.headers if headers is None else headers,
+        message.attempt if attempt is None else attempt,
+        delivery.number if deliveries is None else deliveries,
+        delivery.sent_ms,
+    )
+
+
+def _outcome(job: Job, state: str, worker: str, value: msgspec.Raw, error: Failure | None) -> Outcome:
+    delivery = job.delivery
+    message = delivery.message
+    finished = now_ms()
+    request_id = message.headers.get("request_id") if message.headers else None
+    return Outcome(
+        message.id,
+        delivery.group,
+        job.handler.name if job.handler is not None else message.name,
+        state,
+        delivery.number,
+        message.attempt,
+        delivery.sent_ms,
+        job.started_ms or finished,
+        finished,
+        worker,
+        value,
+        error,
+        request_id if isinstance(request_id, str) else None,
+    )
+
+
+def _safe(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()

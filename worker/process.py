@@ -1,0 +1,260 @@
+"""One worker process: wires the roles together, obeys its supervisor, stops cleanly."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+import gevent
+import gevent.hub
+from gevent.event import Event
+
+from taskstream import logs
+from taskstream.broker import Broker
+from taskstream.broker.group import Renewal
+from taskstream.errors import ConfigError, TaskstreamError
+
+from . import orders
+from .acker import Acker
+from .clock import boottime
+from .consumer import Consumer, Surroundings
+from .control import ControlListener
+from .executor import Executor
+from .forwarder import Forwarder
+from .janitor import Janitor
+from .lease import LeaseKeeper
+from .loading import Loaded, load
+from .membership import Membership
+from .options import ProcessOptions
+from .outcomes import give_back
+from .recoverer import Recoverer
+from .slots import Slots
+from .stats import Reporter, SubscriptionStats
+from .table import Table
+
+if TYPE_CHECKING:
+    from taskstream.aio import Bridge
+
+INTERRUPT_S = 1.0
+"""How long an interrupted handler gets to end before its message is given back all the same."""
+
+FINISH_S = 5.0
+"""How long the last commits may take."""
+
+EXIT_OK = 0
+EXIT_FORCED = 1
+"""Something that ran was interrupted and given back."""
+EXIT_CONFIG = 2
+
+
+class WorkerProcess:
+    """Everything that lives in one worker process."""
+
+    def __init__(self, options: ProcessOptions) -> None:
+        self._options = options
+        self._pool = options.pool
+        self._bridge: Bridge | None = None
+        self._stop = Event()
+        self._now = Event()
+        self._state = "running"
+
+    def run(self) -> int:
+        """Load the code, work until told to stop; return the exit status."""
+        orders.listen(self._options.orders_fd, self._on_order)
+        try:
+            loaded = load(self._pool, self.run_async)
+            logs.configure(loaded.log_level, loaded.log_format)
+            self._build(loaded)
+        except ConfigError as error:
+            orders.send(self._options.reports_fd, orders.Report("config_error", str(error)))
+            return EXIT_CONFIG
+        self._start()
+        orders.send(self._options.reports_fd, orders.Report("ready"))
+        self._stop.wait()
+        return self._finish()
+
+    def run_async(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine on the event loop beside the hub; the loop starts with the first one."""
+        if self._bridge is None:
+            # Loaded here: a pool without `async def` needs no event loop.
+            from taskstream.aio import Bridge
+
+            from .aio_backend import gevent_backend
+
+            self._bridge = Bridge(gevent_backend())
+        return self._bridge.run(coroutine)
+
+    # -- wiring ------------------------------------------------------------------------------------------
+
+    def _build(self, loaded: Loaded) -> None:
+        pool = self._pool
+        self._log = logs.engine_logger("worker")
+        self._broker = Broker(loaded.broker_url)
+        self._store = loaded.store
+        self._slots = Slots(pool.concurrency)
+        keep = self._store is not None
+        table = Table(self._options.table_fd, pool.concurrency)
+        self._leases = LeaseKeeper(loaded.broker_url, pool.lease, table.beat, self._on_renewal)
+        self._executor = Executor(pool.concurrency, self._options.name, table, keep)
+        self._around = Surroundings(
+            broker=self._broker,
+            slots=self._slots,
+            queue=self._executor,
+            leases=self._leases,
+            log=self._log,
+            worker=self._options.name,
+            lease_ms=int(pool.lease * 1000),
+            keep_results=keep,
+            alone=len(loaded.subscriptions) == 1,
+            report=self._report,
+        )
+        self._consumers: list[Consumer] = []
+        self._forwarder = Forwarder(self._broker, self._consumers, self._log)
+        for subscription in loaded.subscriptions:
+            handlers = [subscription.default] if subscription.default else list(subscription.handlers.values())
+            app, version = (handlers[0].app, handlers[0].version) if handlers else ("taskstream", "")
+            stats = SubscriptionStats(
+                logs.FieldLogger(app, version, subscription.label.rpartition(".")[2]),
+                {"stream.name": subscription.stream, "stream.consumer_group": subscription.group},
+            )
+            acker = Acker(self._broker, self._store, self._log, self._on_paused, self._forwarder.expect)
+            self._consumers.append(Consumer(subscription, acker, stats, self._around))
+        self._reporter = Reporter(self._broker, self._options.name, self._consumers, self._describe, self._log)
+        self._recoverer = Recoverer(self._broker, self._consumers, self._slots, pool.lease, self._log)
+        self._control = ControlListener(self._broker, self._options.name, self._consumers, self._reporter, self._log)
+        self._janitor = Janitor(self._broker, self._store, self._consumers, self._log)
+
+    def _start(self) -> None:
+        self._log.info(
+            "Worker starts",
+            {
+                "worker": self._options.name,
+                "broker": self._broker.display_url,
+                "results": self._store.url if self._store is not None else "none",
+                "concurrency": self._pool.concurrency,
+            },
+        )
+        self._leases.start()
+        self._executor.start()
+        for consumer in self._consumers:
+            consumer.acker.start()
+            consumer.start()
+        self._recoverer.start()
+        self._forwarder.start()
+        self._control.start()
+        self._reporter.start()
+        self._janitor.start()
+
+    def _describe(self) -> dict[str, Any]:
+        reads = [consumer.last_read for consumer in self._consumers]
+        state = self._state
+        if state == "running" and self._around.paused is not None:
+            state = "paused"
+        elif state == "running" and all(
+            member is None or boottime() >= member.deadline for member in (c.membership for c in self._consumers)
+        ):
+            state = "disconnected"
+        return {
+            "state": state,
+            "reason": self._around.paused,
+            "concurrency": self._pool.concurrency,
+            "running": self._executor.running,
+            "last_read_s": round(boottime() - max(reads), 1) if any(reads) else None,
+            "results": {
+                "url": self._store.url if self._store is not None else None,
+                "host": platform.node(),
+            },
+        }
+
+    # -- what the roles tell -----------------------------------------------------------------------------
+
+    def _report(self, membership: Membership, ended: bool) -> None:
+        group = membership.group
+        orders.send(
+            self._options.reports_fd,
+            orders.Report(
+                "end" if ended else "begin",
+                number=membership.number,
+                stream=group.stream,
+                group=group.group,
+                consumer=group.consumer,
+                url=self._broker.url,
+            ),
+        )
+
+    def _on_renewal(self, membership: Membership, renewal: Renewal) -> None:
+        if renewal.held:
+            membership.consumer.hear(renewal.version, renewal.choice)
+        else:
+            self._log.warning("Lease lost, going on under a new name", membership.consumer.fields())
+            self._slots.notice()
+
+    def _on_paused(self, reason: str | None) -> None:
+        if reason is not None:
+            self._log.error("Consumption pauses", {"reason": reason})
+        else:
+            self._log.info("Consumption goes on")
+        self._around.paused = reason
+        self._slots.notice()
+        self._reporter.announce()
+
+    # -- the end -----------------------------------------------------------------------------------------
+
+    def _on_order(self, order: bytes) -> None:
+        self._stop.set()
+        if order == orders.NOW:
+            self._now.set()
+
+    def _finish(self) -> int:
+        """Read nothing more, finish what runs, give back the rest, leave no trace; within the grace time."""
+        self._state = "stopping"
+        self._log.info("Worker stops", {"worker": self._options.name, "running": self._executor.running})
+        gevent.joinall([gevent.spawn(consumer.stop) for consumer in self._consumers], timeout=FINISH_S)
+        deadline = boottime() + self._pool.grace
+        while self._executor.running and boottime() < deadline and not self._now.is_set():
+            self._now.wait(0.02)
+        forced = self._executor.running_jobs()
+        if forced:
+            self._log.warning("Interrupting what still runs", {"count": len(forced)})
+            self._executor.interrupt()
+            deadline = boottime() + INTERRUPT_S
+            while self._executor.running and boottime() < deadline:
+                gevent.sleep(0.02)
+            for job in self._executor.running_jobs():
+                give_back(job, started=True)
+                job.membership.consumer.acker.put(job)
+        deadline = boottime() + FINISH_S
+        while not all(consumer.acker.idle for consumer in self._consumers) and boottime() < deadline:
+            gevent.sleep(0.005)
+        self._leases.stop()
+        self._leave()
+        self._log.info("Worker stopped", {"worker": self._options.name})
+        return EXIT_FORCED if forced else EXIT_OK
+
+    def _leave(self) -> None:
+        try:
+            with gevent.Timeout(FINISH_S, TaskstreamError("no answer in time")):
+                for consumer in self._consumers:
+                    consumer.release()
+                self._broker.forget_worker(self._options.name)
+        except (TaskstreamError, OSError) as error:
+            self._log.warning("Could not sign off, the lease will run out", {"error": error})
+        if self._bridge is not None:
+            self._bridge.close(1.0)
+        if self._store is not None:
+            self._store.close()
+
+
+def main(options: ProcessOptions) -> None:
+    """Run one worker process and end it, whatever threads or greenlets are left."""
+    # An error in a greenlet must reach the log, not gevent's own printing.
+    gevent.hub.Hub.print_exception = _log_exception  # type: ignore[method-assign]
+    status = WorkerProcess(options).run()
+    os._exit(status)
+
+
+def _log_exception(self: Any, context: Any, t: Any, v: Any, tb: Any) -> None:
+    error = v if isinstance(v, BaseException) else None
+    logs.engine_logger("worker").error("A greenlet failed", {"context": repr(context)}, exc=error)

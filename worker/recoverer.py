@@ -1,0 +1,111 @@
+"""Takes over what dead consumers held, on its own clock, busy or idle.
+
+A lease that ran out only permits a takeover. This is the observer that decides it: it must itself have seen
+the same lease unrenewed for a full lease, over one unbroken connection, unless a supervisor gave it up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import gevent
+import redis
+
+from taskstream.broker import Broker
+from taskstream.connection import Link, Profile
+from taskstream.errors import TaskstreamError
+from taskstream.logs import FieldLogger
+
+from .clock import boottime
+from .consumer import STARTED, Consumer
+from .membership import Membership
+from .slots import Slots
+
+SWEEP_S = 1.0
+
+
+class Observations:
+    """Since when each lease has been seen at its present score. Pure; times are boottime seconds."""
+
+    def __init__(self, lease_s: float) -> None:
+        self._lease_s = lease_s
+        self._seen: dict[str, tuple[float, float]] = {}
+
+    def forget(self) -> None:
+        """The connection broke: whatever was observed before proves nothing."""
+        self._seen.clear()
+
+    def ripe(self, leases: Sequence[tuple[str, float]], me: str, now: float) -> list[tuple[str, float]]:
+        """Which of ``leases`` (consumer, score) may be taken over by ``me`` at ``now``."""
+        seen = {}
+        ripe = []
+        for consumer, score in leases:
+            if consumer == me:
+                continue
+            old = self._seen.get(consumer)
+            since = old[1] if old is not None and old[0] == score else now
+            seen[consumer] = (score, since)
+            # Scores below 2: given up by the supervisor, or a takeover that somebody began.
+            if score < 2 or now - since >= self._lease_s:
+                ripe.append((consumer, score))
+        self._seen = seen
+        return ripe
+
+
+class Recoverer:
+    """Sweeps the groups of all subscriptions over one connection of its own."""
+
+    def __init__(
+        self, broker: Broker, consumers: Sequence[Consumer], slots: Slots, lease_s: float, log: FieldLogger
+    ) -> None:
+        self._consumers = consumers
+        self._slots = slots
+        self._log = log
+        self._lease_s = lease_s
+        self._link = Link(broker.url, Profile(socket_timeout=5.0))
+        self._generation = -1
+        self._observed = {id(consumer): Observations(lease_s) for consumer in consumers}
+
+    def start(self) -> None:
+        """Start the greenlet; it ends with the process."""
+        gevent.spawn(self._run)
+
+    def _run(self) -> None:
+        while True:
+            more = False
+            for consumer in self._consumers:
+                membership = consumer.membership
+                if membership is None or membership.lost:
+                    continue
+                try:
+                    more |= self._sweep(consumer, membership)
+                except (redis.RedisError, OSError, TaskstreamError) as error:
+                    self._link.close()
+                    self._log.debug("Sweep failed", {**consumer.fields(), "error": error})
+            gevent.sleep(0.02 if more else SWEEP_S)
+
+    def _sweep(self, consumer: Consumer, membership: Membership) -> bool:
+        """Look at one group; return whether there is more to take over right now."""
+        leases = membership.group.sweep(self._link.call)
+        if self._link.generation != self._generation:
+            self._generation = self._link.generation
+            for observed in self._observed.values():
+                observed.forget()
+        ripe = self._observed[id(consumer)].ripe(leases, membership.group.consumer, boottime())
+        more = False
+        for victim, score in ripe:
+            count = min(self._slots.free, 100)
+            if count <= 0 or consumer.state != STARTED:
+                # Others may have room. With no room anywhere the messages are as well held where they are.
+                return False
+            claimed = membership.group.claim(self._link.call, victim, score, count)
+            if claimed.mine_ran_out or membership.lost:
+                return False
+            if claimed.entries:
+                self._log.warning(
+                    "Took over from a dead worker",
+                    {**consumer.fields(), "consumer": victim, "count": len(claimed.entries)},
+                )
+                consumer.accept(membership, claimed.entries)
+            more |= not claimed.finished
+        return more

@@ -1,0 +1,63 @@
+"""The table a worker process shares with its supervisor: its last heartbeat and which messages have started.
+
+It is a memory map of an anonymous file, so that it survives the process: the supervisor reads from it what
+a dead process was running. Each side only ever writes or reads; a torn read costs one wrong count at worst.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+import tempfile
+from collections.abc import Iterator
+from typing import IO
+
+_BEAT = struct.Struct("<d")
+_HEADER = struct.Struct("<HB")  # membership number + 1, length of the id
+_SLOT_SIZE = _HEADER.size + 128
+_FREE = _HEADER.pack(0, 0)
+
+
+def create(slots: int) -> IO[bytes]:
+    """An anonymous file for ``slots`` messages at once; its descriptor is inherited by the worker process."""
+    file = tempfile.TemporaryFile(prefix="taskstream-", buffering=0)  # noqa: SIM115 (lives as long as its child)
+    file.truncate(_BEAT.size + slots * _SLOT_SIZE)
+    return file
+
+
+class Table:
+    """A mapped table."""
+
+    def __init__(self, fd: int, slots: int) -> None:
+        self._map = mmap.mmap(fd, _BEAT.size + slots * _SLOT_SIZE)
+        self._slots = slots
+
+    def beat(self, now: float) -> None:
+        """Say that the process is alive at boottime ``now`` (s)."""
+        _BEAT.pack_into(self._map, 0, now)
+
+    def last_beat(self) -> float:
+        """Boottime (s) of the last heartbeat, 0.0 before the first."""
+        return float(_BEAT.unpack_from(self._map, 0)[0])
+
+    def start(self, slot: int, membership: int, message_id: str) -> None:
+        """Mark ``message_id`` as started in ``slot``, under the process' membership number ``membership``."""
+        raw = message_id.encode()[:128]
+        at = _BEAT.size + slot * _SLOT_SIZE
+        self._map[at : at + 3 + len(raw)] = _HEADER.pack(membership + 1, len(raw)) + raw
+
+    def finish(self, slot: int) -> None:
+        """Mark ``slot`` as free."""
+        at = _BEAT.size + slot * _SLOT_SIZE
+        self._map[at : at + 3] = _FREE
+
+    def started(self) -> Iterator[tuple[int, str]]:
+        """(membership number, message id) of every started message."""
+        for at in range(_BEAT.size, _BEAT.size + self._slots * _SLOT_SIZE, _SLOT_SIZE):
+            number, length = _HEADER.unpack_from(self._map, at)
+            if number:
+                yield number - 1, self._map[at + 3 : at + 3 + length].decode(errors="replace")
+
+    def close(self) -> None:
+        """Unmap."""
+        self._map.close()
