@@ -29,7 +29,7 @@ from taskstream.results import sqlite_rows
 from taskstream.results.base import Outcome
 from taskstream.results.errors import ResultStoreError
 from taskstream.results.files import locked, make_folder
-from taskstream.results.sqlite_rows import BUSY_TIMEOUT_S, COLUMNS, SCHEMA
+from taskstream.results.sqlite_rows import BUSY_POLL_S, BUSY_TIMEOUT_S, COLUMNS, SCHEMA, patiently
 
 CHECKPOINT_BYTES = 8 * 1024 * 1024
 """About how much a process writes to the log between two checkpoints; bounds the log per process."""
@@ -147,7 +147,7 @@ class SqliteStore:
             session = self._take() or self._open_for_reading()
             if session is None:
                 return []
-            rows = session.connection.execute(question, values).fetchall()
+            rows = patiently(session.connection, question, values).fetchall()
             self._release(session)
             return [sqlite_rows.outcome_of(row) for row in rows]
         except (sqlite3.Error, OSError, UnicodeError, msgspec.DecodeError, _Newer) as error:
@@ -167,7 +167,8 @@ class SqliteStore:
             session = self._take() or self._open_for_writing(None)
             while deleted < limit:
                 portion = min(SWEEP_CHUNK, limit - deleted)
-                count = session.connection.execute(
+                count = patiently(
+                    session.connection,
                     "DELETE FROM outcomes WHERE rowid IN "
                     "(SELECT rowid FROM outcomes WHERE finished_ms < ? ORDER BY finished_ms LIMIT ?)",
                     (now_ms - self._retention_ms, portion),
@@ -258,8 +259,8 @@ class SqliteStore:
                 sqlite_rows.create(connection)
             self._set_up(connection)
             # Both ends of table and index: finds a truncated file and a table that is not ours.
-            connection.execute(f"SELECT {COLUMNS} FROM outcomes ORDER BY rowid DESC LIMIT 1").fetchall()
-            connection.execute("SELECT min(finished_ms), max(id) FROM outcomes").fetchall()
+            patiently(connection, f"SELECT {COLUMNS} FROM outcomes ORDER BY rowid DESC LIMIT 1").fetchall()
+            patiently(connection, "SELECT min(finished_ms), max(id) FROM outcomes").fetchall()
         except BaseException:
             connection.close()
             raise
@@ -269,13 +270,13 @@ class SqliteStore:
         return sqlite3.connect(
             f"file:{quote(str(self._path))}?mode={mode}",
             uri=True,
-            timeout=BUSY_TIMEOUT_S,
+            timeout=BUSY_POLL_S,
             isolation_level=None,
             check_same_thread=False,  # used by one thread at a time: the one that took it from the idle list
         )
 
     def _version(self, connection: sqlite3.Connection) -> int:
-        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        version: int = patiently(connection, "PRAGMA user_version").fetchone()[0]
         if version > SCHEMA:
             raise _Newer(
                 f"result store {self._path} was written by a later release of Taskstream (form {version}, this one "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -16,6 +17,10 @@ SCHEMA = 1
 
 BUSY_TIMEOUT_S = 10.0
 """How long a transaction waits for those of other processes."""
+
+BUSY_POLL_S = 0.002
+"""How long SQLite itself waits, before ``patiently`` asks again. Left alone it sleeps up to 100 ms between two
+looks, and of two processes that write all the time one waits for half a second now and then."""
 
 COLUMNS = "id, grp, delivery, finished_ms, record"
 _WIDTH = 5
@@ -58,8 +63,8 @@ _decode_record = msgspec.json.Decoder(
 
 def create(connection: sqlite3.Connection) -> None:
     """Make the table in an empty database. Called while no other process does."""
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("BEGIN IMMEDIATE")
+    patiently(connection, "PRAGMA journal_mode = WAL")
+    patiently(connection, "BEGIN IMMEDIATE")
     for statement in _CREATE:
         connection.execute(statement)
     connection.execute("COMMIT")
@@ -111,9 +116,24 @@ def outcome_of(row: tuple[str, str, int, int, str]) -> Outcome:
     )
 
 
+def patiently(connection: sqlite3.Connection, statement: str, values: Sequence[str | int] = ()) -> sqlite3.Cursor:
+    """Execute a statement that may have to wait for other processes, 10 s at most. Raises sqlite3.Error."""
+    deadline: float | None = None
+    while True:
+        try:
+            return connection.execute(statement, values)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+            # The waiting was done inside SQLite (BUSY_POLL_S), without the GIL and under gevent too.
+            deadline = deadline or time.monotonic() + BUSY_TIMEOUT_S
+            if time.monotonic() > deadline:
+                raise
+
+
 def write(connection: sqlite3.Connection, values: list[str | int]) -> None:
     """Keep a batch in one transaction. Raises sqlite3.Error with nothing of it kept."""
-    connection.execute("BEGIN IMMEDIATE")
+    patiently(connection, "BEGIN IMMEDIATE")
     try:
         start = 0
         while start < len(values):
@@ -147,4 +167,4 @@ def checkpoint(connection: sqlite3.Connection) -> None:
         if copied < pages:
             connection.execute("PRAGMA busy_timeout = 100")
             connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
-            connection.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
+            connection.execute(f"PRAGMA busy_timeout = {int(BUSY_POLL_S * 1000)}")
