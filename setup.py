@@ -58,6 +58,7 @@ EXTRAS_REQUIRE = {
         "hypothesis>=6.140",
         "mypy>=2.0",
         "pytest>=9.0",
+        "ruamel.yaml>=0.18",
         "ruff>=0.17,<0.18",
         "types-psutil",
     ],
