@@ -75,7 +75,7 @@ class Acker:
                 self._wake.clear()
                 continue
             membership = done[0].membership
-            batch = []
+            batch: list[Job] = []
             while done and len(batch) < BATCH and done[0].membership is membership:
                 batch.append(done.popleft())
             try:

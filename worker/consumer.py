@@ -100,7 +100,7 @@ class Consumer:
         self._main_hot = True
         self._reconcile_at = 0.0
         self._start_at = boottime() + subscription.delay_auto_start
-        self._greenlet: gevent.Greenlet | None = None
+        self._greenlet: gevent.Greenlet[..., None] | None = None
 
     # -- control ---------------------------------------------------------------------------------------
 
@@ -284,7 +284,7 @@ class Consumer:
         )
         if missing:
             self._around.log.warning("Found messages whose delivery got lost", {**self.fields(), "count": len(missing)})
-            self.accept(membership, missing)
+            self.accept(membership, missing, run=self.state == STARTED)
         # An old half-open connection that is still blocked on the server may swallow one more entry.
         self._reconcile_at = boottime() + (BLOCK_MS / 1000 + 1 if after_reconnect else RECONCILE_S)
         self._end_older()

@@ -20,7 +20,7 @@ from taskstream.logs import FieldLogger
 
 from . import outcomes
 from .clock import boottime
-from .consumer import Consumer
+from .consumer import STARTED, Consumer
 from .membership import Job
 from .table import Table
 
@@ -36,7 +36,7 @@ class Lane:
         self.index = index
         self.job: Job | None = None
         self.deadline: float | None = None
-        self.greenlet: gevent.Greenlet | None = None
+        self.greenlet: gevent.Greenlet[..., None] | None = None
 
 
 class Executor:
@@ -103,6 +103,8 @@ class Executor:
                 continue
             if not gate.is_set():
                 gate.wait()
+                if self._handed_back(job):
+                    continue
             self._run_job(lane, job)
 
     def _run_alone(self, lane: Lane, job: Job) -> None:
@@ -112,9 +114,19 @@ class Executor:
             try:
                 while self.running and not job.membership.lost:
                     gevent.sleep(0.01)
-                self._run_job(lane, job)
+                if not self._handed_back(job):
+                    self._run_job(lane, job)
             finally:
                 self._gate.set()
+
+    @staticmethod
+    def _handed_back(job: Job) -> bool:
+        """Give back a job that waited for its turn until its consumer was told to stop."""
+        consumer = job.membership.consumer
+        if consumer.state == STARTED:
+            return False
+        consumer.give_back([job])
+        return True
 
     def _run_job(self, lane: Lane, job: Job) -> None:
         membership = job.membership

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import gevent
 import gevent.hub
 from gevent.event import Event
+from gevent.lock import RLock
 
 from taskstream import logs
 from taskstream.broker import Broker
@@ -56,6 +57,7 @@ class WorkerProcess:
         self._options = options
         self._pool = options.pool
         self._bridge: Bridge | None = None
+        self._bridging = RLock()
         self._stop = Event()
         self._now = Event()
         self._state = "running"
@@ -77,14 +79,18 @@ class WorkerProcess:
 
     def run_async(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Run a coroutine on the event loop beside the hub; the loop starts with the first one."""
-        if self._bridge is None:
-            # Loaded here: a pool without `async def` needs no event loop.
-            from taskstream.aio import Bridge
+        return (self._bridge or self._make_bridge()).run(coroutine)
 
-            from .aio_backend import gevent_backend
+    def _make_bridge(self) -> Bridge:
+        # Loaded here: a pool without `async def` needs no event loop.
+        from taskstream.aio import Bridge
 
-            self._bridge = Bridge(gevent_backend())
-        return self._bridge.run(coroutine)
+        from .aio_backend import gevent_backend
+
+        with self._bridging:
+            if self._bridge is None:
+                self._bridge = Bridge(gevent_backend())
+            return self._bridge
 
     # -- wiring ------------------------------------------------------------------------------------------
 

@@ -60,6 +60,7 @@ class Child:
         self.groups: dict[int, tuple[str, ConsumerGroup]] = {}
         self.table: table.Table | None = None
         self.config_error: str | None = None
+        self.ready = False
         self._file: IO[bytes] | None = None
         self._orders_fd = -1
         self.reports_fd = -1
@@ -77,6 +78,7 @@ class Child:
         self._rest = b""
         self.groups = {}
         self.config_error = None
+        self.ready = False
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "taskstream_worker.child", str(orders_read), self.name],
@@ -116,6 +118,8 @@ class Child:
             )
         elif report.kind == "end":
             self.groups.pop(report.number, None)
+        elif report.kind == "ready":
+            self.ready = True
         elif report.kind == "config_error":
             self.config_error = report.text
 
@@ -153,6 +157,7 @@ class Supervisor:
         self._signals = 0
         self._forced = False
         self._config_error: str | None = None
+        self._was_ready = False
         self._links: dict[str, Link] = {}
         self._selector = selectors.DefaultSelector()
         self._log = logs.engine_logger("supervisor")
@@ -206,6 +211,7 @@ class Supervisor:
                         wake.recv(4096)
                 else:
                     key.data.read_reports(self._lease_ms)
+                    self._was_ready |= key.data.ready
 
     def _pause(self) -> float:
         due = [child.start_at - boottime() for child in self._children if child.process is None]
@@ -240,8 +246,11 @@ class Supervisor:
             child.read_reports(self._lease_ms)
             self._selector.unregister(child.reports_fd)
             status = process.returncode
-            if child.config_error is not None:
+            if child.config_error is not None and not self._was_ready:
                 self._config_error = child.config_error
+            elif child.config_error is not None:
+                # The code was changed under a running pool: it goes on when the code works again.
+                self._log.error("Worker process cannot start", {"worker": child.name, "reason": child.config_error})
             elif self._stopping is None or status not in (EXIT_OK, EXIT_FORCED):
                 self._log.error("Worker process died", {"worker": child.name, "pid": process.pid, "status": status})
             self._forced |= status != EXIT_OK
