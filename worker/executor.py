@@ -98,7 +98,7 @@ class Executor:
         gate = self._gate
         while True:
             job = get()
-            if job.delivery.deaths:
+            if job.delivery.deaths and on_last_chance(job):
                 self._run_alone(lane, job)
                 continue
             if not gate.is_set():
@@ -108,7 +108,7 @@ class Executor:
             self._run_job(lane, job)
 
     def _run_alone(self, lane: Lane, job: Job) -> None:
-        """A message under which a process died: with nothing beside it, so that nothing else is blamed."""
+        """One more death would make it poison: with nothing beside it, so that only the guilty is found so."""
         with self._alone:
             self._gate.clear()
             try:
@@ -246,6 +246,12 @@ class Known:
         self.handler = handler
         self.log = log
         self.ready = False
+
+
+def on_last_chance(job: Job) -> bool:
+    """Whether one more death under this message makes it a dead letter."""
+    assert job.handler is not None
+    return job.delivery.deaths >= max(1, job.handler.settings.max_deliveries - 1)
 
 
 def about(job: Job) -> dict[str, object]:

@@ -253,7 +253,7 @@ class Supervisor:
                 self._log.error("Worker process cannot start", {"worker": child.name, "reason": child.config_error})
             elif self._stopping is None or status not in (EXIT_OK, EXIT_FORCED):
                 self._log.error("Worker process died", {"worker": child.name, "pid": process.pid, "status": status})
-            self._forced |= status != EXIT_OK
+            self._forced |= self._stopping is not None and status != EXIT_OK
             self._speak_for_dead(child)
             if boottime() - child.started_at > HEALTHY_S:
                 child.backoff.reset()
