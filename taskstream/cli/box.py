@@ -1,0 +1,126 @@
+"""Web server and worker pool on one box, under one parent: what ``dev`` and ``run`` have in common."""
+
+from __future__ import annotations
+
+import os
+import queue
+import socket
+import sys
+from collections.abc import Callable
+
+import msgspec
+
+from taskstream.cli.children import Changed, Child, Children, Events, Signalled
+from taskstream.cli.facts import Facts
+from taskstream.cli.log_options import log_format, log_level
+from taskstream.cli.output import note
+from taskstream.cli.target import Target
+from taskstream.errors import ConfigError
+
+KILL_MARGIN_S = 15.0
+"""How much longer than its grace a child may take to stop: more than a pool gives its own processes."""
+
+
+def pool_child(
+    target: Target, broker_url: str, *, grace: float, processes: int | None = None, auto_start: bool = True
+) -> Child:
+    """A worker pool; ``grace`` in seconds, ``auto_start`` as in PoolOptions."""
+    from taskstream_worker.options import PoolOptions
+    from taskstream_worker.options import Target as PoolTarget
+
+    options = PoolOptions(
+        target=PoolTarget(app=target.app, config_files=target.config_files),
+        processes=processes,
+        log_level=log_level(),
+        log_format=log_format(),
+        grace=grace,
+        auto_start=auto_start,
+    )
+    return _child("the worker pool", ["taskstream_worker", "pool"], options, broker_url)
+
+
+def web_child(target: Target, broker_url: str, *, host: str, port: int, insecure: bool = False) -> Child:
+    """A web server."""
+    from taskstream_webapp.server import ServeOptions
+
+    options = ServeOptions(
+        config_files=target.config_files,
+        app=target.app,
+        host=host,
+        port=port,
+        insecure=insecure,
+        log_level=log_level(),
+        log_format=log_format(),
+    )
+    return _child("the web server", ["taskstream_webapp"], options, broker_url)
+
+
+def _child(name: str, module: list[str], options: object, broker_url: str) -> Child:
+    """The broker's URL travels in the environment, where no list of processes shows its password."""
+    argv = [sys.executable, "-m", *module, "--options", msgspec.json.encode(options).decode()]
+    return Child(name, argv, {**os.environ, "TASKSTREAM_BROKER": broker_url})
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises ConfigError if nothing can listen there, now that it is one line and no child has been started."""
+    try:
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = addresses[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {host}:{port} ({error.strerror}): choose another with --port") from None
+
+
+def page_url(host: str, port: int) -> str:
+    """Where a browser on this machine finds the web server."""
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{shown}:{port}"
+
+
+def announce(url: str, broker_url: str, facts: Facts, stop_hint: str) -> None:
+    """Print where everything is and how to stop it."""
+    from taskstream.connection import display_url
+
+    rows = [
+        ("page", f"{url}/"),
+        ("docs", f"{url}{facts.docs_path}" if facts.docs_path else None),
+        ("broker", display_url(broker_url)),
+        ("results", display_url(facts.results) if facts.results else "not kept"),
+        ("stop", stop_hint),
+    ]
+    print("\n".join(f"  {name:<8} {text}" for name, text in rows if text), flush=True)
+
+
+def watch_over(
+    children: Children, events: Events, grace: float, on_change: Callable[[tuple[str, ...]], bool] | None = None
+) -> int:
+    """Keep the children running until a stop signal comes, then stop them; return the exit status.
+
+    ``on_change`` is called with the paths that changed: it checks them and says whether to start all anew. Without
+    one, a child whose configuration cannot work ends everything, with exit status 2.
+    """
+    children.start()
+    while True:
+        try:
+            event = events.get(timeout=children.patience())
+        except queue.Empty:
+            event = None
+        if isinstance(event, Signalled):
+            note("stopping")
+            children.stop(grace + KILL_MARGIN_S)
+            return 0
+        if isinstance(event, Changed) and on_change is not None:
+            if on_change(event.paths):
+                if children.stop(grace + KILL_MARGIN_S):
+                    return 0
+                children.start()
+            continue
+        hopeless = children.tend()
+        if hopeless and on_change is None:
+            note(f"{hopeless[0].name} cannot work with this configuration: stopping")
+            children.stop(grace + KILL_MARGIN_S)
+            return 2
+        if hopeless:
+            note(f"{hopeless[0].name} cannot work with this code: waiting for the next change")

@@ -1,0 +1,70 @@
+"""Which broker a command talks to, and why that one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import click
+
+from taskstream.cli.output import note
+from taskstream.cli.target import Target
+from taskstream.errors import ConfigError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Choice(NamedTuple):
+    """A broker's URL and where it was said."""
+
+    url: str
+    source: str
+
+    def say(self) -> None:
+        """Name the broker on stderr, without its password."""
+        from taskstream.connection import display_url
+
+        note(f"broker {display_url(self.url)} ({self.source})")
+
+
+def broker_option(function: Function) -> Function:
+    """Adds ``--broker``."""
+    return click.option(
+        "--broker",
+        metavar="URL",
+        help="redis://, rediss://, unix:// or sentinel:// "
+        "[default: TASKSTREAM_BROKER, else the running `taskstream dev` of this folder, else the configuration].",
+    )(function)
+
+
+def explicit(option: str | None) -> Choice | None:
+    """``--broker``, else TASKSTREAM_BROKER, else None."""
+    if option:
+        return Choice(option, "--broker")
+    variable = os.environ.get("TASKSTREAM_BROKER")
+    return Choice(variable, "TASKSTREAM_BROKER") if variable else None
+
+
+def choose(option: str | None, target: Target | None, configured: Callable[[Target], str | None]) -> Choice:
+    """``--broker``, else TASKSTREAM_BROKER, else the running ``taskstream dev`` of this folder, else what
+    ``configured(target)`` says.
+
+    Raises ConfigError where none of them names a broker.
+    """
+    choice = explicit(option)
+    if choice is None:
+        from taskstream.embedded import running_broker_url
+
+        running = running_broker_url(Path.cwd())
+        choice = Choice(running, "the running `taskstream dev` of this folder") if running else None
+    if choice is None and target is not None:
+        url = configured(target)
+        choice = Choice(url, f"said by {target}") if url else None
+    if choice is None:
+        raise ConfigError(
+            "no broker: pass --broker redis://…, set TASKSTREAM_BROKER, or come to a folder with a running "
+            "`taskstream dev` or with a configuration that names one"
+        )
+    return choice

@@ -1,0 +1,184 @@
+"""``taskstream control``: the control channel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from taskstream.broker import Broker
+from taskstream.cli.broker_choice import broker_option, choose
+from taskstream.cli.facts import broker_said_by, subscriptions_said_by
+from taskstream.cli.output import json_option, print_json, print_table, shown
+from taskstream.cli.target import Target, find_target, target_options
+from taskstream.control import STARTED, STOPPED, Control, Reply
+from taskstream.errors import ConfigError
+
+DONE, FAILED = 0, 1
+
+timeout_option = click.option(
+    "--timeout",
+    default=2.0,
+    show_default=True,
+    metavar="S",
+    type=click.FloatRange(0.05, 3600),
+    help="Seconds to wait for workers.",
+)
+worker_option = click.option(
+    "--worker", metavar="PATTERN", help="Ask only workers whose name matches, such as 'box1*'."
+)
+
+
+@click.group()
+def control() -> None:
+    """Stop and start consumption, ask workers."""
+
+
+@contextmanager
+def _connected(broker: str | None, target: Target | None) -> Iterator[Broker]:
+    choice = choose(broker, target, broker_said_by)
+    choice.say()
+    connection = Broker(choice.url)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def _resolve(channel: Control, name: str, target: Target | None) -> tuple[str, str, str]:
+    """By what workers registered, else also by the code, which costs loading it. Raises ConfigError."""
+    try:
+        return channel.resolve(name)
+    except ConfigError:
+        if target is None:
+            raise
+        known = subscriptions_said_by(target)
+        return channel.resolve(name, {one.label: (one.stream, one.group) for one in known})
+
+
+def _choose_state(
+    name: str, state: str, app: str | None, config_files: str | None, broker: str | None, timeout: float, as_json: bool
+) -> int:
+    target = find_target(app, config_files)
+    with _connected(broker, target) as connection:
+        channel = Control(connection)
+        label, stream, group = _resolve(channel, name, target)
+        holders = set(channel.holders(stream, group))
+        replies = channel.set_state(stream, group, state, timeout)
+    obeyed = [reply.worker for reply in replies if reply.ok]
+    refused = {reply.worker: reply.error for reply in replies if not reply.ok}
+    silent = sorted(holders - {reply.worker for reply in replies})
+    if as_json:
+        print_json({"event": label, "state": state, "workers": obeyed, "failed": refused, "silent": silent})
+    else:
+        click.echo(f"{label}: {state}")
+        for worker in obeyed:
+            click.echo(f"  {shown(worker)} has {state} it")
+        for worker, error in refused.items():
+            click.echo(f"  {shown(worker)} failed: {shown(error)}")
+        for worker in silent:
+            click.echo(f"  {shown(worker)} did not answer within {timeout:g} s; it will obey when it can be reached")
+        if not (obeyed or refused or silent):
+            click.echo("  no live worker consumes it; those that start later obey")
+    return FAILED if refused or (silent and not obeyed) else DONE
+
+
+def _state_command(name: str, state: str, text: str) -> None:
+    @control.command(name, help=text, short_help=text.partition(". ")[0])
+    @click.argument("name", metavar="EVENT-or-QUEUE")
+    @target_options
+    @broker_option
+    @timeout_option
+    @json_option
+    def command(
+        name: str, app: str | None, config_files: str | None, broker: str | None, timeout: float, as_json: bool
+    ) -> int:
+        return _choose_state(name, state, app, config_files, broker, timeout, as_json)
+
+
+_state_command(
+    "start",
+    STARTED,
+    "Let every worker consume an event or queue. The choice is kept, so workers that start later obey it.",
+)
+_state_command(
+    "stop",
+    STOPPED,
+    "Have every worker stop consuming an event or queue, finishing what runs. The choice is kept, "
+    "so workers that start later obey it.",
+)
+
+
+@control.command()
+@target_options
+@worker_option
+@broker_option
+@timeout_option
+@json_option
+def ping(
+    app: str | None,
+    config_files: str | None,
+    worker: str | None,
+    broker: str | None,
+    timeout: float,
+    as_json: bool,
+) -> int:
+    """Ask workers for a sign of life. Exit status 1 when none answers."""
+    replies = _ask("ping", app, config_files, worker, broker, timeout)
+    if as_json:
+        print_json(replies)
+    else:
+        for reply in replies:
+            click.echo(f"{shown(reply.worker)} {'answered' if reply.ok else 'failed: ' + shown(reply.error)}")
+    return _status(replies)
+
+
+@control.command()
+@target_options
+@worker_option
+@broker_option
+@timeout_option
+@json_option
+def stats(
+    app: str | None,
+    config_files: str | None,
+    worker: str | None,
+    broker: str | None,
+    timeout: float,
+    as_json: bool,
+) -> int:
+    """Ask workers for their counts. Exit status 1 when none answers."""
+    replies = _ask("stats", app, config_files, worker, broker, timeout)
+    if as_json:
+        print_json(replies)
+    elif replies:
+        print_table(
+            ["WORKER", "STATE", ">RUNNING", ">PROCESSED", ">FAILED", ">RETRIED", "CONSUMES"],
+            [_stats_row(reply) for reply in replies],
+        )
+    return _status(replies)
+
+
+def _stats_row(reply: Reply) -> list[Any]:
+    if not reply.ok:
+        return [reply.worker, f"failed: {reply.error}", None, None, None, None, None]
+    info = reply.result if isinstance(reply.result, dict) else {}
+    held = info.get("subscriptions") or []
+    consumes = ", ".join(f"{one.get('label')} {one.get('consumed', 0)} ({one.get('rate', 0.0):.1f}/s)" for one in held)
+    counts = [info.get(name) for name in ("state", "running", "processed", "failed", "retried")]
+    return [reply.worker, *counts, consumes or None]
+
+
+def _ask(
+    command: str, app: str | None, config_files: str | None, worker: str | None, broker: str | None, timeout: float
+) -> list[Reply]:
+    with _connected(broker, find_target(app, config_files)) as connection:
+        return Control(connection).request(command, worker=worker, timeout=timeout)
+
+
+def _status(replies: list[Reply]) -> int:
+    if not replies:
+        click.echo("taskstream: no worker answered", err=True)
+    return DONE if any(reply.ok for reply in replies) else FAILED

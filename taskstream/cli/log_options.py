@@ -1,0 +1,35 @@
+"""Log level and format of the commands that write logs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+
+def log_level_option(function: Function) -> Function:
+    """Adds ``--log-level``; None leaves it to the configuration."""
+    return click.option(
+        "-l",
+        "--log-level",
+        type=click.Choice(LEVELS, case_sensitive=False),
+        envvar="TASKSTREAM_LOG_LEVEL",
+        show_envvar=True,
+        help="Least level of log lines [default: the configuration's, else INFO].",
+    )(function)
+
+
+def log_level() -> str | None:
+    """TASKSTREAM_LOG_LEVEL; None leaves it to the configuration."""
+    return os.environ.get("TASKSTREAM_LOG_LEVEL") or None
+
+
+def log_format() -> str | None:
+    """TASKSTREAM_LOG_FORMAT; None leaves it to the configuration."""
+    return os.environ.get("TASKSTREAM_LOG_FORMAT") or None

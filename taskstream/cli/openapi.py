@@ -1,0 +1,85 @@
+"""``taskstream openapi``: the OpenAPI document of an event app, as a file and compared with one."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import click
+
+from taskstream.cli.target import config_files_option, need_target
+
+DONE, FAILED = 0, 1
+output_option = click.option(
+    "--output-file",
+    default="openapi.json",
+    show_default=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The document's file.",
+)
+
+
+@click.group()
+def openapi() -> None:
+    """The OpenAPI document: make it, compare it."""
+
+
+@openapi.command()
+@config_files_option
+@output_option
+def create(config_files: str | None, output_file: Path) -> int:
+    """Write the OpenAPI 3 document of the configured events."""
+    from taskstream.cli.apidoc import document_of, dump, load
+
+    document = document_of(load(need_target(None, config_files)))
+    _write(output_file, dump(document))
+    _print_info(document)
+    return DONE
+
+
+@openapi.command()
+@config_files_option
+@output_option
+def diff(config_files: str | None, output_file: Path) -> int:
+    """List what differs between the document's file and the code. Exit status 1 if anything does."""
+    from taskstream.cli.apidoc import differences, document_of, load, read
+
+    target = need_target(None, config_files)
+    on_file = read(output_file)
+    document = document_of(load(target))
+    _print_info(document)
+    found = differences(on_file, document)
+    for line in found:
+        click.echo(line)
+    if not found:
+        click.echo(f"{output_file} and the code agree")
+    return FAILED if found else DONE
+
+
+def _print_info(document: dict[str, object]) -> None:
+    info = document["info"]
+    assert isinstance(info, dict)
+    for name in ("version", "title", "description"):
+        if name in info:
+            click.echo(f"API {name.capitalize()}: {info[name]}")
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Whole or not at all."""
+    with tempfile.NamedTemporaryFile(dir=path.resolve().parent, prefix=f".{path.name}-", delete=False) as file:
+        try:
+            file.write(content)
+            file.flush()
+            Path(file.name).chmod(0o666 & ~_umask())
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+def _umask() -> int:
+    """There is no way to read it without setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,80 @@
+"""How commands print: JSON for programs, tables on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def json_option(function: Function) -> Function:
+    """Adds ``--json`` (parameter ``as_json``)."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
+
+
+def note(text: str) -> None:
+    """One line about what the command does, on stderr, so that it never mixes with its output."""
+    click.echo(f"taskstream: {text}", err=True)
+
+
+def print_json(value: object) -> None:
+    """Print ``value`` as indented JSON."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print rows under headings: a drawn table on a terminal, aligned plain lines elsewhere.
+
+    A column whose heading starts with ``>`` is aligned to the right. None is shown as ``-``.
+    """
+    right = [column.startswith(">") for column in columns]
+    heads = [column.removeprefix(">") for column in columns]
+    cells = [[shown(value) for value in row] for row in rows]
+    if sys.stdout.isatty():
+        _draw(heads, right, cells)
+        return
+    widths = [max(len(row[index]) for row in [heads, *cells]) for index in range(len(heads))]
+    for row in [heads, *cells]:
+        padded = (
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(row, widths, right, strict=True)
+        )
+        click.echo("  ".join(padded).rstrip())
+
+
+def shown(value: object) -> str:
+    """``value`` as text for a cell; characters that could steer a terminal become ``?``."""
+    if value is None:
+        return "-"
+    return "".join(char if char.isprintable() else "?" for char in str(value))
+
+
+def age(seconds: float | None) -> str | None:
+    """A duration in its largest sensible unit, such as ``3.2s``, ``14m``, ``5h``, ``2d``."""
+    if seconds is None:
+        return None
+    if seconds < 60:
+        return f"{seconds:.1f}s"
+    for unit, size, limit in (("m", 60, 60), ("h", 3600, 48)):
+        if seconds < size * limit:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{seconds / 86400:.0f}d"
+
+
+def _draw(heads: list[str], right: list[bool], cells: list[list[str]]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for head, to_right in zip(heads, right, strict=True):
+        table.add_column(head, justify="right" if to_right else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*(Text(cell) for cell in row))
+    Console(highlight=False).print(table)

@@ -1,0 +1,85 @@
+"""``taskstream worker``: a worker pool. Its supervisor is this very process, so signals go straight to it."""
+
+from __future__ import annotations
+
+import click
+
+from taskstream.cli.broker_choice import broker_option, choose
+from taskstream.cli.facts import broker_said_by
+from taskstream.cli.log_options import log_format, log_level_option
+from taskstream.cli.target import need_target, target_options
+
+
+def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> list[str] | None:
+    """``a,b`` as a list. Raises click.BadParameter for a list without a name."""
+    if value is None:
+        return None
+    names = [name.strip() for name in value.split(",") if name.strip()]
+    if not names:
+        raise click.BadParameter("names of queues, separated by commas", ctx, param)
+    return names
+
+
+@click.command()
+@target_options
+@click.option("-Q", "--queues", callback=_names, metavar="A,B", help="Work off these only [default: all the code has].")
+@click.option("--processes", type=click.IntRange(1, 256), help="Worker processes [default: one per CPU].")
+@click.option(
+    "-c",
+    "--concurrency",
+    default=100,
+    show_default=True,
+    type=click.IntRange(1, 10_000),
+    help="Messages at a time in one process.",
+)
+@click.option("-n", "--name", help="Prefix of the processes' names [default: made of host and pid].")
+@log_level_option
+@click.option(
+    "--grace",
+    default=30.0,
+    show_default=True,
+    metavar="S",
+    type=click.FloatRange(0, 86_400),
+    help="Seconds that running messages get to finish when the pool stops.",
+)
+@click.option(
+    "--lease",
+    default=6.0,
+    show_default=True,
+    metavar="S",
+    type=click.FloatRange(1, 3600),
+    help="Seconds without a sign of life after which others take over what a process held.",
+)
+@broker_option
+def worker(
+    app: str | None,
+    config_files: str | None,
+    queues: list[str] | None,
+    processes: int | None,
+    concurrency: int,
+    name: str | None,
+    log_level: str | None,
+    grace: float,
+    lease: float,
+    broker: str | None,
+) -> int:
+    """A worker pool. SIGTERM or Ctrl-C stops it cleanly within --grace; a second one stops it at once."""
+    from taskstream_worker.options import PoolOptions, Target
+    from taskstream_worker.supervisor import Supervisor
+
+    target = need_target(app, config_files)
+    choice = choose(broker, target, broker_said_by)
+    choice.say()
+    options = PoolOptions(
+        target=Target(app=target.app, config_files=target.config_files),
+        queues=queues,
+        broker_url=choice.url,
+        processes=processes,
+        concurrency=concurrency,
+        name=name,
+        log_level=log_level,
+        log_format=log_format(),
+        grace=grace,
+        lease=lease,
+    )
+    return Supervisor(options).run()
