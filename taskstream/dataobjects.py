@@ -259,6 +259,8 @@ class Validator:
 
     def load_json(self, text: bytes) -> Any:
         """JSON → value of the type. Raises ValidationError, also for what is no JSON."""
+        if not text:
+            raise self._error(["Not valid JSON: it is empty."])
         try:
             value = _decode(text)
         except RecursionError:

@@ -214,10 +214,10 @@ class Items(Strict, fields.List[Any]):
         self, inner: Strict, make: Convert = list, native: tuple[type[Collection[Any]], ...] = (list, tuple), **kw: Any
     ) -> None:
         super().__init__(inner, **kw)
-        self._item, self._make, self._native = inner, make, native
+        self.item, self._make, self._native = inner, make, native
 
     def _reader(self) -> Convert:
-        read, make = self._item.reader(), self._make
+        read, make = self.item.reader(), self._make
 
         def convert(value: Any) -> Any:
             if type(value) is not list:
@@ -230,7 +230,7 @@ class Items(Strict, fields.List[Any]):
         return convert
 
     def _writer(self) -> Convert:
-        write, native = self._item.writer(), self._native
+        write, native = self.item.writer(), self._native
 
         def convert(value: Any) -> Any:
             if not isinstance(value, native):

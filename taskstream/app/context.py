@@ -6,14 +6,14 @@ Plain values; nothing here runs events or speaks HTTP.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from taskstream.logs import FieldLogger
 
 
-@dataclass(frozen=True, slots=True)
-class StreamInfo:
+class StreamInfo(msgspec.Struct, frozen=True):
     """Where the message being handled came from. ``attempt`` counts from 1."""
 
     name: str

@@ -1,0 +1,81 @@
+"""From configuration files to the events they name, ready to be served and consumed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from taskstream.app.context import package_of
+from taskstream.config import STREAM_TYPE, AppConfig, ServerConfig, read_files, split_paths
+from taskstream.errors import ConfigError
+from taskstream.events.apps import EventApp
+from taskstream.events.chain import RunAsync
+from taskstream.events.module import load_module
+from taskstream.events.request import RequestEvent
+from taskstream.events.stream import StreamEvent
+from taskstream.handler import Subscription
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Everything that the configuration files named."""
+
+    server: ServerConfig
+    apps: list[EventApp]
+    requests: list[RequestEvent]
+    streams: list[StreamEvent]
+
+    def subscriptions(self, auto_start: bool) -> list[Subscription]:
+        """What a worker consumes; ``auto_start`` is whether it does so before anybody says start."""
+        return [event.subscription(auto_start) for event in self.streams]
+
+
+def load(config_files: str | Path | Iterable[str | Path], run_async: RunAsync) -> Loaded:
+    """Read the files (text separated by commas, or paths) and import the modules they name.
+
+    The working directory and the folders of the files are put on ``sys.path``. ``run_async`` runs the coroutines
+    of ``async def`` steps and hooks. Raises ConfigError: one line that names the file or module.
+    """
+    paths = split_paths(config_files)
+    server, configs = read_files(paths)
+    for folder in (*(config.path.resolve().parent for config in reversed(configs)), Path.cwd()):
+        if str(folder) not in sys.path:
+            sys.path.insert(0, str(folder))
+    apps: list[EventApp] = []
+    requests: list[RequestEvent] = []
+    streams: list[StreamEvent] = []
+    for config in configs:
+        app = _app(config)
+        apps.append(app)
+        for event in config.events.values():
+            name = package_of(event.name)
+            if not name.isidentifier():
+                raise ConfigError(f"{config.path}: event {event.name!r} cannot be a module: {name!r} is no Python name")
+            module = load_module(app.package, name, event.name, is_request=event.type != STREAM_TYPE)
+            if event.type == STREAM_TYPE:
+                streams.append(StreamEvent(app, event, module, run_async))
+            else:
+                requests.append(RequestEvent(app, event, module, run_async))
+    _check_groups(streams)
+    return Loaded(server, apps, requests, streams)
+
+
+def _check_groups(streams: list[StreamEvent]) -> None:
+    """Two events in one group would each get an arbitrary part of the messages."""
+    readers: dict[tuple[str, str], StreamEvent] = {}
+    for event in streams:
+        other = readers.setdefault((event.stream, event.group), event)
+        if other is not event:
+            raise ConfigError(
+                f"events {other.label} and {event.label} share consumer group {event.group!r} of stream "
+                f"{event.stream!r}, so each would miss messages: give each a consumer_group of its own"
+            )
+
+
+def _app(config: AppConfig) -> EventApp:
+    app = EventApp(config.name, config.version, config.env, config.events, config.path.resolve().parent)
+    if not app.package.isidentifier():
+        raise ConfigError(f"{config.path}: app {app.name!r} cannot be a package: {app.package!r} is no Python name")
+    return app
