@@ -22,10 +22,10 @@ ROOT = Path(__file__).parent.parent
 T = TypeVar("T")
 
 
-def eventually(condition: Callable[[], T], timeout: float = 10.0, message: str = "") -> T:
+def eventually(condition: Callable[[], T], timeout: float = 10.0, message: str | Callable[[], str] = "") -> T:
     """Return ``condition()`` as soon as it is true; AssertionError after ``timeout`` seconds.
 
-    An AssertionError or OSError inside the condition counts as "not yet".
+    An AssertionError or OSError inside the condition counts as "not yet". A callable ``message`` is asked only then.
     """
     deadline = time.monotonic() + timeout
     while True:
@@ -38,7 +38,8 @@ def eventually(condition: Callable[[], T], timeout: float = 10.0, message: str =
         except (AssertionError, OSError) as error:
             problem = error
         if time.monotonic() > deadline:
-            raise AssertionError(f"{message or 'not true'} within {timeout} s ({problem})")
+            said = message() if callable(message) else message
+            raise AssertionError(f"{said or 'not true'} within {timeout} s ({problem})")
         time.sleep(0.02)
 
 
