@@ -36,6 +36,7 @@ INSTALL_REQUIRES = [
     "apispec>=6.10",
     "click>=8.1",
     "flask>=3.1",
+    "flask-swagger-ui>=5.21",  # carries Swagger UI, so that the documents need no network
     "gevent>=25.9",
     "granian>=2.7",
     "marshmallow>=4.0",

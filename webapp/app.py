@@ -1,0 +1,83 @@
+"""The application factory: wires the routes to what they need. Serves nothing by itself."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import click
+from flask import Flask, Request, Response, request
+from flask.cli import ScriptInfo
+
+from taskstream.aio import Bridge, threading_backend
+from taskstream.broker import Broker
+from taskstream.errors import ConfigError
+from taskstream.events import Loaded
+
+from . import auth, docs, errors, events, health, metrics, mgmt, state, tracking
+from .lean import LeanFlask
+from .settings import WebSettings
+from .wiring import Parts, gather
+
+if TYPE_CHECKING:
+    from taskstream import Taskstream
+
+
+def create_app(
+    config_files: str | None = None,
+    *,
+    loaded: Loaded | None = None,
+    tasks_app: Taskstream | None = None,
+    broker: Broker | None = None,
+    settings: WebSettings | None = None,
+) -> Flask:
+    """The Flask app for an event app (``config_files``, or one that is ``loaded``), a ``tasks_app``, or both.
+
+    Without any of them the configuration is what ``TASKSTREAM_CONFIG_FILES`` names. ``broker`` and ``settings``
+    come from configuration and environment unless given. Runs every request event's ``__init_event__``.
+
+    Raises ConfigError.
+    """
+    run_async = Bridge(threading_backend()).run
+    try:
+        parts = gather(config_files, tasks_app, run_async, loaded=loaded, broker=broker, settings=settings)
+        return build(parts)
+    except ConfigError as error:
+        context = click.get_current_context(silent=True)
+        if context is not None and context.find_object(ScriptInfo) is not None:
+            raise click.UsageError(str(error)) from None  # under `flask run`: one line instead of a traceback
+        raise
+
+
+def build(parts: Parts) -> Flask:
+    """The Flask app for what was gathered. Raises ConfigError for a docs path that cannot be used."""
+    broker, settings, subscriptions = parts.broker, parts.settings, parts.subscriptions
+    requests = parts.loaded.requests if parts.loaded is not None else []
+    for event in requests:
+        event.start()
+
+    # By the name it is installed under, which finds templates and static files however it was imported.
+    app = LeanFlask("taskstream_webapp")
+    errors.register(app)
+    count = metrics.register(app, broker, {found.stream for found in subscriptions})
+
+    # One hook on either side, because Flask's way to each costs as much as what it does.
+    @app.before_request
+    def before() -> None:
+        environ = request.environ
+        environ[metrics.STARTED] = time.perf_counter()
+        auth.check_access(settings, environ)
+
+    @app.after_request
+    def after(response: Response) -> Response:
+        found: Request = request._get_current_object()  # type: ignore[attr-defined]
+        tracking.add_headers(found.environ, response.headers)
+        count(found, response.status_code)
+        return response
+
+    health.register(app, broker)
+    state.register(app, broker, subscriptions, settings.docs_path)
+    mgmt.register(app, broker, [found for found in subscriptions if found.default is not None])
+    events.register(app, requests, broker.publish, settings.max_body_bytes)
+    docs.register(app, parts.document, settings.docs_path)
+    return app

@@ -1,0 +1,233 @@
+"""The production server: granian's HTTP side in native threads, the Flask app in a pool of Python threads.
+
+``serve()`` is the parent of the web processes. It checks everything that can be wrong first, so that a mistake is
+one line, then keeps the processes running until it is told to stop. It runs none of the application's code itself.
+Why granian: benchmarks/RESULTS.md.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from taskstream import logs
+from taskstream.errors import ConfigError
+from taskstream.processes import PR_SET_PDEATHSIG
+
+from .settings import is_loopback, token_from
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from .wiring import Parts
+
+STOP_TIMEOUT_S = 8
+"""How long web processes may take to finish the requests they have when told to stop."""
+
+PARENT_POLL_S = 1.0
+
+log = logs.engine_logger("web")
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """What ``taskstream web`` was asked for. None: as configured. ``threads`` are per process."""
+
+    config_files: str | None = None
+    app: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 8020
+    processes: int = 2
+    threads: int = 16
+    insecure: bool = False
+    broker_url: str | None = None
+    log_level: str | None = None
+    log_format: str | None = None
+
+
+def serve(options: ServeOptions) -> int:
+    """Serve until SIGTERM or SIGINT; return the exit status: 0 after a clean stop, 1 if the web processes died.
+
+    Call it from the main thread. Raises ConfigError for what cannot be served, before anything listens.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
+    address, port = check_address(options)
+    broker = _check_application(options)
+    with tempfile.TemporaryDirectory(prefix="taskstream-web-") as folder:
+        # Before prometheus_client is imported: web processes share their counts there.
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        logs.configure("INFO", options.log_format or os.environ.get("TASKSTREAM_LOG_FORMAT", "text"))
+        print(f"taskstream web: http://{_shown(address)}:{port} (broker {broker})", file=sys.stderr, flush=True)
+        return _run(options, address, port)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(0)
+
+
+def _shown(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+def check_address(options: ServeOptions) -> tuple[str, int]:
+    """The address and port to listen on.
+
+    Raises ConfigError where that would open the server to others without a token, and where it is not free.
+    """
+    try:
+        family, _, _, _, found = socket.getaddrinfo(
+            options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise ConfigError(f"cannot listen on host {options.host!r}, port {options.port}: {error}") from None
+    address = str(found[0])
+    if not (is_loopback(address) or options.insecure or token_from(os.environ)):
+        raise ConfigError(
+            f"without a token the server listens on loopback only, not on {options.host}: "
+            "set TASKSTREAM_AUTH_TOKEN, or pass --insecure to let anybody in"
+        )
+    # granian shares the port between its processes (SO_REUSEPORT) and would share it with another server too.
+    with socket.socket(family) as probe:
+        if os.name == "posix":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, options.port))
+            probe.listen(1)
+        except OSError as error:
+            raise ConfigError(
+                f"port {options.port} on {options.host} cannot be used: {error.strerror}; choose another with --port"
+            ) from None
+        return address, int(probe.getsockname()[1])
+
+
+def _check_application(options: ServeOptions) -> str:
+    """Load everything once, in a process of its own; return which broker it uses. Raises ConfigError."""
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.Process(target=_check, args=(options, sender, os.getpid()))
+    process.start()
+    sender.close()
+    try:
+        kind, text = receiver.recv()
+    except EOFError:
+        raise ConfigError("the application could not be loaded; the output above has the reason") from None
+    finally:
+        process.join()
+    if kind == "error":
+        raise ConfigError(text)
+    return str(text)
+
+
+def _check(options: ServeOptions, sender: Connection, parent: int) -> None:
+    _belong_to(parent)
+    try:
+        parts = _parts(options)
+        parts.document  # noqa: B018  # what it cannot describe is a mistake in the configuration
+        sender.send(("broker", parts.broker.display_url))
+    except ConfigError as error:
+        sender.send(("error", str(error)))
+    # Threads that the application's modules started must not keep this process.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _parts(options: ServeOptions) -> Parts:
+    from taskstream.aio import Bridge, threading_backend
+    from taskstream.app.core import load_app
+
+    from .wiring import gather
+
+    parts = gather(
+        options.config_files,
+        load_app(options.app) if options.app else None,
+        Bridge(threading_backend()).run,
+        broker_url=options.broker_url,
+        insecure=options.insecure,
+    )
+    level = options.log_level or os.environ.get("TASKSTREAM_LOG_LEVEL")
+    if level is None:
+        level = parts.loaded.server.log_level if parts.loaded is not None else "INFO"
+    logs.configure(level, options.log_format or os.environ.get("TASKSTREAM_LOG_FORMAT", "text"))
+    return parts
+
+
+def _load_worker(options: ServeOptions, parent: int) -> Flask:
+    """Make the Flask app in a web process. Runs there."""
+    _belong_to(parent)
+    from .app import build
+
+    return build(_parts(options))
+
+
+def _belong_to(parent: int) -> None:
+    """Leave the terminal's process group, so that Ctrl-C reaches only the parent, and never outlive it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if os.name == "posix":
+        os.setpgid(0, 0)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    else:
+        threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _watch_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(PARENT_POLL_S)
+    os._exit(1)
+
+
+class _EngineLines(logging.Handler):
+    """Granian's own lines in the form of all others."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log.log(record.levelno, record.getMessage(), exc=record.exc_info[1] if record.exc_info else None)
+
+
+def _run(options: ServeOptions, address: str, port: int) -> int:
+    from granian.constants import HTTPModes, Interfaces
+    from granian.log import LogLevels
+    from granian.server import Server
+
+    server = Server(
+        "taskstream_webapp",
+        address=address,
+        port=port,
+        interface=Interfaces.WSGI,
+        http=HTTPModes.http1,
+        workers=options.processes,
+        blocking_threads=options.threads,
+        respawn_failed_workers=True,
+        workers_kill_timeout=STOP_TIMEOUT_S,
+        log_level=LogLevels.error,
+        log_dictconfig={
+            "handlers": {"engine": {"()": _EngineLines}},
+            "loggers": {"_granian": {"handlers": ["engine"], "propagate": False}},
+        },
+    )
+    try:
+        server.serve(target_loader=partial(_load_worker, options, os.getpid()), wrap_loader=False)
+    except SystemExit as end:
+        # Granian says 1 also where a stop signal reached its processes before itself.
+        return 0 if server.interrupt_signal else int(end.code or 0)
+    finally:
+        # Python ends with the default handlers, and a second Ctrl-C would then spoil a clean exit status.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+    return 0
