@@ -114,16 +114,17 @@ def matcher(annotation: Any) -> Fits:
     """A test whether a value's type fits ``annotation``; containers are not looked into."""
     classes: list[type[Any]] = []
     choices: list[Any] = []
-    for member in members(annotation):
+    found = members(annotation)
+    if Any in found or object in found:
+        return lambda value: True
+    for member in found:
         origin = typing.get_origin(member)
         if origin is typing.Literal:
             choices += typing.get_args(member)
         elif isinstance(origin or member, type):
             classes.append(origin or member)
-        else:  # Any, a TypeVar
+        else:  # a TypeVar and the like say nothing about the type
             return lambda value: True
-    if object in classes:
-        return lambda value: True
     if float in classes:
         classes.append(int)
     wanted = tuple(classes)

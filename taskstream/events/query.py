@@ -41,7 +41,10 @@ class QueryArgument:
     def __init__(self, name: str, described: Described, where: str) -> None:
         """Raises ConfigError for a type that has no place in a query."""
         self.name = name
-        self.validator = Validator(described.datatype, name)
+        try:
+            self.validator = Validator(described.datatype, name)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: query argument {error}") from None
         field = self.validator.field
         self.many = isinstance(field, fields.Items)
         self.required = not field.allow_none
