@@ -37,16 +37,17 @@ def same(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
     """Whether the reader of ``mine`` sees what the writer of ``theirs`` writes."""
     if theirs.get("mark"):
         return bool(mine.get("mark") == theirs["mark"])
-    if mine["url"] != theirs.get("url"):
+    if mine["url"] != display_url(str(theirs.get("url"))):
         return False
     return _folder(mine["url"]) is None or mine["host"] == theirs.get("host")
 
 
 def named(description: Mapping[str, Any]) -> str:
     """Host and path for a person to read."""
-    folder = _folder(str(description.get("url")))
+    url = display_url(str(description.get("url")))
+    folder = _folder(url)
     if folder is None:
-        return str(description.get("url"))
+        return url
     return f"{folder} on host {description.get('host')}"
 
 

@@ -86,7 +86,7 @@ class Outcomes:
             if not concerned or "results" not in worker:
                 continue
             there = worker["results"]
-            if there is None or not location.same(here, there):
+            if not there or there.get("url") is None or not location.same(here, there):
                 with self._lock:
                     for queue in concerned:
                         del self._checked[queue]  # the next waiter is told as well
@@ -95,7 +95,7 @@ class Outcomes:
 
 def _explain(worker: Mapping[str, Any], there: Mapping[str, Any] | None, here: Mapping[str, Any]) -> str:
     name = worker.get("name")
-    if there is None:
+    if not there or there.get("url") is None:
         return f"worker {name} keeps no results: start it with the result store {location.named(here)}"
     return (
         f"worker {name} keeps its results in {location.named(there)}, which cannot be read from here "

@@ -209,9 +209,10 @@ def test_a_worker_that_writes_elsewhere_is_told_at_once_and_to_everyone(
     for _ in range(2):
         with pytest.raises(ResultUnavailable, match="worker w1 keeps its results in /srv/results on host far"):
             handle(app).get(timeout=30)
-    parts[2].found = [worker(None)]
-    with pytest.raises(ResultUnavailable, match="worker w1 keeps no results"):
-        handle(app).get(timeout=30)
+    for nothing in (None, {"url": None, "host": "far"}):
+        parts[2].found = [worker(nothing)]
+        with pytest.raises(ResultUnavailable, match="worker w1 keeps no results"):
+            handle(app).get(timeout=30)
 
 
 def test_workers_of_other_queues_and_the_same_store_are_no_reason(
@@ -250,6 +251,7 @@ def described(url: str, host: str = "here", mark: str | None = None) -> dict[str
         (described("file:///a"), described("file:///b"), False),
         (described("file:///a"), described("file:///a", "there"), False),
         (described("redis://r"), described("redis://r", "there"), True),
+        (described("redis://***@r"), described("redis://:secret@r", "there"), True),
         (described("file:///a", mark="m"), described("file:///mounted", "there", "m"), True),
         (described("file:///a", mark="m"), described("file:///a", mark="n"), False),
         (described("file:///a"), described("file:///a", mark="n"), False),
