@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
@@ -61,15 +60,16 @@ class Container:
             check=False,
         )
 
-    def get(self, path: str) -> int:
-        """HTTP status of a request with the token."""
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}{path}", headers={"Authorization": f"Bearer {TOKEN}"}
-        )
+    def status(self, path: str, body: bytes | None = None, token: str | None = TOKEN) -> int:
+        """HTTP status of a GET, or of a POST of ``body``."""
+        headers = {"Content-Type": "application/json"} if body else {}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", body, headers)
         try:
             with urllib.request.urlopen(request, timeout=10) as answer:
-                status: int = answer.status
-                return status
+                found: int = answer.status
+                return found
         except urllib.error.HTTPError as error:
             error.close()
             return error.code
@@ -114,29 +114,33 @@ def test_the_web_container_becomes_healthy_and_stops_cleanly(image: Image, conta
     web = container.start(image.command["CMD"])
     # Then it becomes healthy, reaches the broker and asks for the token
     eventually(lambda: container.run(health).returncode == 0, timeout=30, message=lambda: f"healthy; {web.output}")
-    assert container.get("/readyz") == 200
-    assert container.get("/") == 200
-    with pytest.raises(urllib.error.HTTPError, match="401") as refused:
-        urllib.request.urlopen(f"http://127.0.0.1:{container.port}/", timeout=10)
-    refused.value.close()
+    assert container.status("/readyz") == 200
+    assert container.status("/") == 200
+    assert container.status("/", token=None) == 401
     web.send(signal.SIGTERM)
     assert web.wait(30) == 0, web.output
 
 
-def test_a_worker_container_becomes_healthy_and_stops_cleanly(image: Image, container: Container) -> None:
-    # Given the worker of the compose file
+def test_both_containers_take_a_parcel_from_post_to_label(image: Image, container: Container) -> None:
+    # Given the worker of the compose file and its health check
     service = YAML(typ="safe").load(ROOT / "docker" / "compose.yaml")["services"]["worker"]
     kind, line = service["healthcheck"]["test"]
     assert kind == "CMD-SHELL"
     health = ["sh", "-c", line.replace("$$", "$")]
     assert container.run(health).returncode == 1
-    # When it is started
+    # When worker and web server are started
     worker = container.start(service["command"])
-    # Then it answers its health check
-    eventually(lambda: container.run(health).returncode == 0, timeout=30, message=lambda: f"healthy; {worker.output}")
-    # And everything it wrote is where the image lets it write
-    assert os.access(image.root / "data", os.W_OK)
-    assert (image.root / "data" / "results").is_dir(), worker.output
+    web = container.start(image.command["CMD"])
+    # Then the worker answers its health check
+    eventually(lambda: container.run(health).returncode == 0, 30, lambda: f"worker is healthy; {worker.output}")
+    eventually(lambda: container.status("/readyz") == 200, 30, lambda: f"web is ready; {web.output}")
+    # And what is posted ends as a file and an outcome in the folder the volume is mounted on
+    parcel = b'{"parcel": "PX-1042", "postcode": "22305", "weight_kg": 2.4}'
+    assert container.status("/api/parcels/1x0/scan-parcel", parcel) == 202, web.output
+    label = image.root / "data" / "labels" / "PX-1042.json"
+    eventually(label.exists, 20, lambda: f"the label is there; {worker.output}")
+    assert (image.root / "data" / "results").is_dir()
+    # And a stop is clean
     worker.send(signal.SIGTERM)
     assert worker.wait(30) == 0, worker.output
     assert worker.family() == []
