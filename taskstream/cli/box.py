@@ -17,6 +17,8 @@ from taskstream.cli.output import note
 from taskstream.cli.target import Target
 from taskstream.errors import ConfigError
 
+WEB_PROCESSES = 2
+
 KILL_MARGIN_S = 15.0
 """How much longer than its grace a child may take to stop: more than a pool gives its own processes."""
 
@@ -39,7 +41,9 @@ def pool_child(
     return _child("the worker pool", ["taskstream_worker", "pool"], options, broker_url)
 
 
-def web_child(target: Target, broker_url: str, *, host: str, port: int, insecure: bool = False) -> Child:
+def web_child(
+    target: Target, broker_url: str, *, host: str, port: int, processes: int = WEB_PROCESSES, insecure: bool = False
+) -> Child:
     """A web server."""
     from taskstream_webapp.server import ServeOptions
 
@@ -48,6 +52,7 @@ def web_child(target: Target, broker_url: str, *, host: str, port: int, insecure
         app=target.app,
         host=host,
         port=port,
+        processes=processes,
         insecure=insecure,
         log_level=log_level(),
         log_format=log_format(),

@@ -55,7 +55,7 @@ def dev(app: str | None, config_files: str | None, broker: str | None, port: int
         with _dev_broker(broker) as choice:
             choice.say()
             processes = min(DEV_PROCESSES, os.cpu_count() or 1)
-            web = web_child(target, choice.url, host=LOOPBACK, port=port)
+            web = web_child(target, choice.url, host=LOOPBACK, port=port, processes=1)
             pool = pool_child(target, choice.url, grace=DEV_GRACE_S, processes=processes)
             url = page_url(LOOPBACK, port)
             announce(url, choice.url, facts, "Ctrl-C; changes of the code are taken up by themselves")
