@@ -12,7 +12,7 @@ import gevent.hub
 from gevent import monkey
 from greenlet import getcurrent, greenlet
 
-from taskstream.aio import LockWaiter
+from taskstream.aio import Backend, LockWaiter
 
 _start_new_thread = monkey.get_original("_thread", "start_new_thread")
 _allocate_lock = monkey.get_original("_thread", "allocate_lock")
@@ -97,3 +97,8 @@ class GeventBackend:
         woken = self._woken
         while woken:
             woken.popleft().wake()
+
+
+def gevent_backend() -> Backend:
+    """For the bridge of this process. Called in the main hub."""
+    return GeventBackend()

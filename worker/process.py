@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from gevent.event import Event
 from gevent.lock import RLock
 
 from taskstream import logs
+from taskstream.app.location import describe
 from taskstream.broker import Broker
 from taskstream.broker.group import Renewal
 from taskstream.errors import ConfigError, TaskstreamError
@@ -168,10 +168,7 @@ class WorkerProcess:
             "concurrency": self._pool.concurrency,
             "running": self._executor.running,
             "last_read_s": round(boottime() - max(reads), 1) if any(reads) else None,
-            "results": {
-                "url": self._store.url if self._store is not None else None,
-                "host": platform.node(),
-            },
+            "results": describe(self._store, make_mark=True),
         }
 
     # -- what the roles tell -----------------------------------------------------------------------------
