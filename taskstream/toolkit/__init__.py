@@ -1,0 +1,1 @@
+"""What authors of handlers may use besides the engine itself."""

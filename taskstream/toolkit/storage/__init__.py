@@ -1,0 +1,1 @@
+"""Where handlers can keep values of their own."""
