@@ -8,17 +8,21 @@ what is worth a line.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
+import os
 import re
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Mapping
-from importlib import metadata
+from datetime import datetime
 from typing import TextIO
 
+from taskstream._version import __version__
 from taskstream.errors import ConfigError
 
 ROOT = "taskstream"
@@ -47,7 +51,15 @@ def _escape_one(match: re.Match[str]) -> str:
 
 def escape(text: str) -> str:
     """``text`` so that it is one line and cannot end its column; ``\\n``, ``\\|``, ``\\\\``, ``\\u2028`` …"""
+    # isprintable() is False for everything _UNSAFE has but these two, and several times as fast.
+    if text.isprintable() and "|" not in text and "\\" not in text:
+        return text
     return _UNSAFE.sub(_escape_one, text)
+
+
+@functools.lru_cache(1024)
+def _escape_key(key: str) -> str:
+    return _UNSAFE_KEY.sub(_escape_one, key)
 
 
 def _plain(value: object) -> str:
@@ -69,20 +81,30 @@ def _error_fields(exc: BaseException) -> dict[str, object]:
 class Entry:
     """What one record says. It is the ``msg`` of its LogRecord, and its str is text and fields."""
 
-    __slots__ = ("app", "event", "fields", "text", "version")
+    __slots__ = ("fields", "source", "text")
 
-    def __init__(self, app: str, version: str, event: str, text: str, fields: Mapping[str, object]) -> None:
-        self.app = app
-        self.version = version
-        self.event = event
+    def __init__(self, source: Source, text: str, fields: Mapping[str, object]) -> None:
+        self.source = source
         self.text = text
         self.fields = fields
 
     def __str__(self) -> str:
         parts = [escape(_plain(self.text))]
         for key, value in self.fields.items():
-            parts.append(f"{_UNSAFE_KEY.sub(_escape_one, key)}={escape(_plain(value))}")
+            parts.append(f"{_escape_key(key)}={escape(value if type(value) is str else _plain(value))}")
         return " | ".join(parts)
+
+
+class Source:
+    """Who writes: app, version and event."""
+
+    __slots__ = ("app", "column", "event", "version")
+
+    def __init__(self, app: str, version: str, event: str) -> None:
+        self.app = app
+        self.version = version
+        self.event = event
+        self.column = escape(f"{app} {version} {event} {_host}")
 
 
 def _entry_of(record: logging.LogRecord) -> Entry:
@@ -90,43 +112,53 @@ def _entry_of(record: logging.LogRecord) -> Entry:
     if isinstance(record.msg, Entry):
         return record.msg
     fields = _error_fields(record.exc_info[1]) if record.exc_info and record.exc_info[1] else {}
-    return Entry(ROOT, _version(), record.name, record.getMessage(), fields)
+    return Entry(Source(ROOT, __version__, record.name), record.getMessage(), fields)
 
 
-class TextFormatter(logging.Formatter):
-    """SPEC's text form. The second's text is kept, because it stays the same for many lines."""
+class LineFormatter(logging.Formatter):
+    """Makes the line of an entry, without its line end."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of ``record``."""
+        return self.line(record.created, record.levelname, _entry_of(record))
+
+    def line(self, created: float, level: str, entry: Entry) -> str:
+        """The line of an entry written at ``created`` (s since the epoch)."""
+        raise NotImplementedError
+
+
+class TextFormatter(LineFormatter):
+    """The form for people. The second's text is kept, because it stays the same for many lines."""
 
     def __init__(self) -> None:
         super().__init__()
         self._second = (-1, "")
 
-    def format(self, record: logging.LogRecord) -> str:
-        """The line of ``record`` without its line end."""
-        entry = _entry_of(record)
-        second = int(record.created)
+    def line(self, created: float, level: str, entry: Entry) -> str:
+        """``time | level | app version event host pid | text | key=value | …``."""
+        second = int(created)
         known, stamp = self._second
         if second != known:
             stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
             self._second = (second, stamp)
-        source = escape(f"{entry.app} {entry.version} {entry.event} {_host} {record.process}")
-        return f"{stamp},{int(record.msecs):03d} | {record.levelname} | {source} | {entry}"
+        millis = int((created - second) * 1000)
+        return f"{stamp},{millis:03d} | {level} | {entry.source.column} {os.getpid()} | {entry}"
 
 
-class JsonFormatter(logging.Formatter):
+class JsonFormatter(LineFormatter):
     """The same fields as one JSON object (ASCII, so that no character in it can be taken for a line end)."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        """The line of ``record`` without its line end."""
-        entry = _entry_of(record)
-        local = time.localtime(record.created)
+    def line(self, created: float, level: str, entry: Entry) -> str:
+        """The object; the time with its offset (RFC 3339)."""
+        source = entry.source
         found: dict[str, object] = {
-            "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', local)}.{int(record.msecs):03d}{time.strftime('%z', local)}",
-            "level": record.levelname,
-            "app": entry.app,
-            "version": entry.version,
-            "event": entry.event,
+            "time": datetime.fromtimestamp(created).astimezone().isoformat(timespec="milliseconds"),
+            "level": level,
+            "app": source.app,
+            "version": source.version,
+            "event": source.event,
             "host": _host,
-            "pid": record.process,
+            "pid": os.getpid(),
             "text": _json_value(entry.text),
         }
         for key, value in entry.fields.items():
@@ -145,18 +177,31 @@ def _json_value(value: object) -> object:
 class LineHandler(logging.Handler):
     """Writes each record with one write. A broken or full stream costs the line, never the caller."""
 
-    def __init__(self, stream: TextIO | None) -> None:
+    def __init__(self, formatter: LineFormatter, stream: TextIO | None) -> None:
         super().__init__()
+        self.setFormatter(formatter)
+        self._lines = formatter
         self._stream = stream
+        # Reentrant, because a signal handler may log while its own thread is writing.
+        self._writing = threading.RLock()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Format and write ``record``; any failure is dropped, because there is nowhere left to report it."""
+        """Write a record of the standard library's logging."""
+        self.write(record.created, record.levelname, _entry_of(record))
+
+    def write(self, created: float, level: str, entry: Entry) -> None:
+        """Format and write; any failure is dropped, because there is nowhere left to report it."""
         try:
+            line = self._lines.line(created, level, entry) + "\n"
             stream = self._stream or sys.stderr
-            stream.write(self.format(record) + "\n")
-            stream.flush()
+            with self._writing:
+                stream.write(line)
+                stream.flush()
         except Exception:
             return
+
+
+_root = logging.getLogger(ROOT)
 
 
 def configure(level: str, fmt: str = "text", stream: TextIO | None = None) -> None:
@@ -168,25 +213,29 @@ def configure(level: str, fmt: str = "text", stream: TextIO | None = None) -> No
         raise ConfigError(f"log level {level!r} is unknown: use one of {', '.join(LEVELS)}")
     if fmt not in FORMATS:
         raise ConfigError(f"log format {fmt!r} is unknown: use one of {', '.join(FORMATS)}")
-    root = logging.getLogger(ROOT)
-    for handler in [found for found in root.handlers if isinstance(found, LineHandler)]:
-        root.removeHandler(handler)
-    handler = LineHandler(stream)
-    handler.setFormatter(JsonFormatter() if fmt == "json" else TextFormatter())
-    root.addHandler(handler)
-    root.setLevel(level.upper())
-    root.propagate = False
+    for handler in [found for found in _root.handlers if isinstance(found, LineHandler)]:
+        _root.removeHandler(handler)
+    _root.addHandler(LineHandler(JsonFormatter() if fmt == "json" else TextFormatter(), stream))
+    _root.setLevel(level.upper())
+    _root.propagate = False
+
+
+def _only_handler(logger: logging.Logger) -> LineHandler | None:
+    """Our own handler, if it is all that would see a record of ``logger``."""
+    if len(_root.handlers) == 1 and not (_root.propagate or logger.handlers or logger.filters):
+        handler = _root.handlers[0]
+        if isinstance(handler, LineHandler) and not handler.filters:
+            return handler
+    return None
 
 
 class FieldLogger:
     """Logs for one event of one app. Cheap when the level is off: nothing is built before the check."""
 
-    __slots__ = ("_app", "_event", "_logger", "_version", "enabled")
+    __slots__ = ("_logger", "_source", "enabled")
 
     def __init__(self, app: str, version: str, event: str) -> None:
-        self._app = app
-        self._version = version
-        self._event = event
+        self._source = Source(app, version, event)
         self._logger = logging.getLogger(f"{ROOT}.{app}")
         self.enabled = self._logger.isEnabledFor
         """``enabled(level) -> bool``: whether a line of that level would be written."""
@@ -197,14 +246,14 @@ class FieldLogger:
         """Write one line. ``fields`` have their full dotted names; ``exc`` adds ``error.*`` fields."""
         if not self.enabled(level):
             return
-        if exc is None:
-            shown: Mapping[str, object] = fields or {}
-            exc_info = None
-        else:
-            shown = {**(fields or {}), **_error_fields(exc)}
-            exc_info = (type(exc), exc, exc.__traceback__)
-        entry = Entry(self._app, self._version, self._event, text, shown)
-        # Not Logger.log(): finding the caller's file and line costs more than the rest of the line.
+        shown = fields or {}
+        entry = Entry(self._source, text, shown if exc is None else {**shown, **_error_fields(exc)})
+        # A LogRecord costs as much as the rest of the line, so there is one only where somebody else listens.
+        handler = _only_handler(self._logger)
+        if handler is not None:
+            handler.write(time.time(), logging.getLevelName(level), entry)
+            return
+        exc_info = None if exc is None else (type(exc), exc, exc.__traceback__)
         self._logger.handle(logging.LogRecord(self._logger.name, level, "", 0, entry, (), exc_info))
 
     def debug(self, text: str, fields: Mapping[str, object] | None = None, exc: BaseException | None = None) -> None:
@@ -224,13 +273,6 @@ class FieldLogger:
         self.log(logging.ERROR, text, fields, exc)
 
 
-def _version() -> str:
-    try:
-        return metadata.version(ROOT)
-    except metadata.PackageNotFoundError:  # run from a checkout that is not installed
-        return "0"
-
-
 def engine_logger(event: str) -> FieldLogger:
     """The logger of one part of Taskstream itself: app ``taskstream``, the package's version."""
-    return FieldLogger(ROOT, _version(), event)
+    return FieldLogger(ROOT, __version__, event)

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -178,3 +179,35 @@ def test_record_of_other_code_under_our_logger_is_one_line() -> None:
 def test_unknown_level_or_format_is_a_config_error(level: str, fmt: str, named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         logs.configure(level, fmt)
+
+
+def test_handlers_of_the_application_see_every_record() -> None:
+    seen: list[logging.LogRecord] = []
+
+    class Other(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            seen.append(record)
+
+    stream = io.StringIO()
+    logs.configure("INFO", "text", stream)
+    logging.getLogger("taskstream").addHandler(Other())
+    error = ValueError("x")
+    logs.FieldLogger("shop", "1.0", "pay").error("FAILED", {"extra.n": 1}, exc=error)
+    assert [record.getMessage()[:18] for record in seen] == ["FAILED | extra.n=1"]
+    assert seen[0].exc_info is not None and seen[0].exc_info[1] is error
+    assert len(lines_of(stream)) == 1
+
+
+def test_lines_of_many_threads_stay_whole() -> None:
+    stream = io.StringIO()
+    logs.configure("INFO", "text", stream)
+    log = logs.FieldLogger("shop", "1.0", "pay")
+    threads = [
+        threading.Thread(target=lambda: [log.info("x", {"extra.n": number}) for number in range(200)]) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(lines_of(stream)) == 800
+    assert all(re.search(r"\| x \| extra\.n=\d+$", line) for line in lines_of(stream))
