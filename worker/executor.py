@@ -180,7 +180,8 @@ class Executor:
             consumer.acker.put(job)
 
     def _know(self, handler: Handler) -> Known:
-        known = self._known[id(handler)] = Known(handler, FieldLogger(handler.app, handler.version, handler.name))
+        event = handler.name.removeprefix(f"{handler.app}.")  # the app has a place of its own in a line
+        known = self._known[id(handler)] = Known(handler, FieldLogger(handler.app, handler.version, event))
         return known
 
     def _make_ready(self, known: Known) -> None:
