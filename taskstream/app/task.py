@@ -157,11 +157,12 @@ class Task(Generic[P, R, C]):
 
         Raises ConfigError if its annotations cannot be resolved or are of a type that cannot travel.
         """
-        decode, function, run_async = self._arguments.decode, self._function, self._host.run_async
+        decode, run_async = self._arguments.decode, self._host.run_async
+        function = cast(Callable[..., object], self._function)
 
         def run(delivery: Delivery) -> object:
             args, kwargs = decode(delivery.message.body)
-            value: object = cast(Callable[..., object], function)(*args, **kwargs)
+            value = function(*args, **kwargs)
             return run_async(value) if isinstance(value, types.CoroutineType) else value
 
         return Handler(
