@@ -53,10 +53,21 @@ def spawn(
     )
 
 
-def signal_group(process: subprocess.Popen[bytes], signum: signal.Signals) -> None:
-    """Send ``signum`` to a child that leads a group of its own, and to all of that group."""
+def signal_group(group: int, signum: signal.Signals) -> None:
+    """Send ``signum`` to every process of a group (the id of the child that leads it); no matter if none is left."""
     with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS says EPERM for a group of zombies
-        os.killpg(process.pid, signum)
+        os.killpg(group, signum)
+
+
+def group_exists(group: int) -> bool:
+    """Whether a process of this group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return sys.platform == "linux"
+    return True
 
 
 def stop(process: subprocess.Popen[bytes], timeout: float) -> int:
@@ -68,10 +79,10 @@ def stop(process: subprocess.Popen[bytes], timeout: float) -> int:
     try:
         status = process.wait(timeout)
     except subprocess.TimeoutExpired:
-        signal_group(process, signal.SIGKILL)
+        signal_group(process.pid, signal.SIGKILL)
         return process.wait()
     # What the child itself started and left behind, if anything.
-    signal_group(process, signal.SIGKILL)
+    signal_group(process.pid, signal.SIGKILL)
     return status
 
 

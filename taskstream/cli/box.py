@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from taskstream.cli.children import Changed, Child, Children, Events, Signalled
+from taskstream.cli.children import Changed, Child, Children, Events, Signalled, listening
 from taskstream.cli.facts import Facts
 from taskstream.cli.log_options import log_format, log_level
 from taskstream.cli.output import note
@@ -101,12 +101,21 @@ def announce(url: str, broker_url: str, facts: Facts, stop_hint: str) -> None:
 def watch_over(
     children: Children, events: Events, grace: float, on_change: Callable[[tuple[str, ...]], bool] | None = None
 ) -> int:
-    """Keep the children running until a stop signal comes, then stop them; return the exit status.
+    """Keep the children running until a stop signal comes, then stop them; return the exit status. For the main thread.
 
     ``on_change`` is called with the paths that changed: it checks them and says whether to start all anew. Without
     one, a child whose configuration cannot work ends everything, with exit status 2.
     """
-    children.start()
+    with listening(events):
+        try:
+            children.start()
+            return _tend(children, events, grace, on_change)
+        finally:
+            # Whatever ended it, be it that the terminal is gone and nothing can be printed any more.
+            children.stop(grace + KILL_MARGIN_S)
+
+
+def _tend(children: Children, events: Events, grace: float, on_change: Callable[[tuple[str, ...]], bool] | None) -> int:
     while True:
         try:
             event = events.get(timeout=children.patience())
@@ -114,7 +123,6 @@ def watch_over(
             event = None
         if isinstance(event, Signalled):
             note("stopping")
-            children.stop(grace + KILL_MARGIN_S)
             return 0
         if isinstance(event, Changed) and on_change is not None:
             if on_change(event.paths):
@@ -125,7 +133,6 @@ def watch_over(
         hopeless = children.tend()
         if hopeless and on_change is None:
             note(f"{hopeless[0].name} cannot work with this configuration: stopping")
-            children.stop(grace + KILL_MARGIN_S)
             return 2
         if hopeless:
             note(f"{hopeless[0].name} cannot work with this code: waiting for the next change")

@@ -23,9 +23,10 @@ class Choice(NamedTuple):
     source: str
 
     def say(self) -> None:
-        """Name the broker on stderr, without its password."""
-        from taskstream.connection import display_url
+        """Name the broker on stderr, without its password. Raises ConfigError for a URL that cannot be used."""
+        from taskstream.connection import PRODUCER, display_url, open_pool
 
+        open_pool(self.url, PRODUCER)  # connects to nothing yet
         note(f"broker {display_url(self.url)} ({self.source})")
 
 

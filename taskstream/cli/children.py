@@ -48,7 +48,18 @@ class ChildEnded(NamedTuple):
 
 
 Event = Signalled | Changed | ChildEnded
-Events = queue.SimpleQueue[Event]
+
+
+class Events(queue.SimpleQueue[Event]):
+    """What happened, in order. May be fed by signal handlers and other threads."""
+
+    stop_wanted = False
+    """Whether somebody has asked this process to stop, for work that should not go on then."""
+
+    def put(self, item: Event, block: bool = True, timeout: float | None = None) -> None:
+        """Add an event."""
+        self.stop_wanted |= isinstance(item, Signalled)
+        super().put(item)
 
 
 @contextmanager

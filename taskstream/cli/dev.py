@@ -16,12 +16,12 @@ import click
 
 from taskstream.cli.box import announce, check_port, page_url, pool_child, watch_over, web_child
 from taskstream.cli.broker_choice import Choice, broker_option, choose, explicit
-from taskstream.cli.children import Child, Children, Events, listening
+from taskstream.cli.children import Child, Children, Events
 from taskstream.cli.facts import Facts, Known, broker_said_by, gather_apart
 from taskstream.cli.output import note
 from taskstream.cli.target import Target, config_files_option, need_target, target_options
 from taskstream.cli.web import PORT
-from taskstream.errors import BrokerUnavailable, ConfigError
+from taskstream.errors import BrokerUnavailable, ConfigError, TaskstreamError
 
 if TYPE_CHECKING:
     from taskstream.broker import Broker
@@ -48,23 +48,22 @@ def dev(app: str | None, config_files: str | None, broker: str | None, port: int
     .taskstream/ here. Ctrl-C stops everything.
     """
     target = need_target(app, config_files)
-    events = Events()
-    with listening(events):
-        facts = gather_apart(target)
-        check_port(LOOPBACK, port)
-        with _dev_broker(broker) as choice:
-            choice.say()
-            processes = min(DEV_PROCESSES, os.cpu_count() or 1)
-            web = web_child(target, choice.url, host=LOOPBACK, port=port, processes=1)
-            pool = pool_child(target, choice.url, grace=DEV_GRACE_S, processes=processes)
-            url = page_url(LOOPBACK, port)
-            announce(url, choice.url, facts, "Ctrl-C; changes of the code are taken up by themselves")
-            return _reloading(web, pool, events, target, facts)
+    facts = gather_apart(target)
+    check_port(LOOPBACK, port)
+    with _dev_broker(broker) as choice:
+        choice.say()
+        processes = min(DEV_PROCESSES, os.cpu_count() or 1)
+        web = web_child(target, choice.url, host=LOOPBACK, port=port, processes=1)
+        pool = pool_child(target, choice.url, grace=DEV_GRACE_S, processes=processes)
+        url = page_url(LOOPBACK, port)
+        announce(url, choice.url, facts, "Ctrl-C; changes of the code are taken up by themselves")
+        return _reloading(web, pool, target, facts)
 
 
-def _reloading(web: Child, pool: Child, events: Events, target: Target, facts: Facts) -> int:
+def _reloading(web: Child, pool: Child, target: Target, facts: Facts) -> int:
     from taskstream.cli.reload import SourceFilter, watching
 
+    events = Events()
     folder = Path.cwd()
     config_files = target.config_files.split(",") if target.config_files else []
     pool.wanted = bool(facts.subscriptions)
@@ -73,8 +72,8 @@ def _reloading(web: Child, pool: Child, events: Events, target: Target, facts: F
         """Whether the changed code can be loaded; what runs goes on otherwise."""
         shown = ", ".join(os.path.relpath(path, folder) for path in paths[:3]) + (", …" if len(paths) > 3 else "")
         try:
-            pool.wanted = bool(gather_apart(target).subscriptions)
-        except ConfigError as error:
+            pool.wanted = bool(gather_apart(target, give_up=lambda: events.stop_wanted).subscriptions)
+        except TaskstreamError as error:
             note(
                 f"{' '.join(str(error).split())} (changed: {shown}; the code from before goes on until the next change)"
             )
@@ -126,21 +125,20 @@ def run(
     control channel before wins over the flag. SIGTERM or Ctrl-C stops both.
     """
     target = need_target(None, config_files)
+    facts = gather_apart(target, None if api_file is None else str(api_file))
+    if facts.differences:
+        lines = "; ".join(facts.differences)
+        raise ConfigError(f"{api_file} differs from the code, so nothing was started: {lines}")
+    check_port(host, port)
+    choice = choose(broker, target, broker_said_by)
+    choice.say()
+    web = web_child(target, choice.url, host=host, port=port, insecure=insecure)
+    pool = pool_child(target, choice.url, grace=RUN_GRACE_S, auto_start=start_streams)
+    pool.wanted = bool(facts.subscriptions)
+    announce(page_url(host, port), choice.url, facts, "Ctrl-C or SIGTERM")
+    _say_choices(choice.url, facts.subscriptions, start_streams)
     events = Events()
-    with listening(events):
-        facts = gather_apart(target, None if api_file is None else str(api_file))
-        if facts.differences:
-            lines = "; ".join(facts.differences)
-            raise ConfigError(f"{api_file} differs from the code, so nothing was started: {lines}")
-        check_port(host, port)
-        choice = choose(broker, target, broker_said_by)
-        choice.say()
-        web = web_child(target, choice.url, host=host, port=port, insecure=insecure)
-        pool = pool_child(target, choice.url, grace=RUN_GRACE_S, auto_start=start_streams)
-        pool.wanted = bool(facts.subscriptions)
-        announce(page_url(host, port), choice.url, facts, "Ctrl-C or SIGTERM")
-        _say_choices(choice.url, facts.subscriptions, start_streams)
-        return watch_over(Children([web, pool], events, note), events, RUN_GRACE_S)
+    return watch_over(Children([web, pool], events, note), events, RUN_GRACE_S)
 
 
 def _say_choices(url: str, subscriptions: list[Known], start_streams: bool) -> None:

@@ -6,10 +6,13 @@ only; so a broken edit, a module that prints or one that starts threads never to
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from taskstream.results.base import ResultStore
 
 LOAD_TIMEOUT_S = 60.0
+ASK_EVERY_S = 0.2
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -69,20 +73,19 @@ def gather(target: Target, api_file: str | None = None) -> Facts:
     return _of_configuration(target, api_file)
 
 
-def gather_apart(target: Target, api_file: str | None = None) -> Facts:
-    """The same, found out by a child process. Raises ConfigError, also where the code ends that process."""
+def gather_apart(target: Target, api_file: str | None = None, *, give_up: Callable[[], bool] = lambda: False) -> Facts:
+    """The same, found out by a child process; ``give_up`` is asked now and then meanwhile.
+
+    Raises ConfigError, also where the code ends that process or hangs; TaskstreamError if it was to give up.
+    """
     with tempfile.NamedTemporaryFile(prefix="taskstream-") as file:
         question = msgspec.json.encode(Question(target, api_file)).decode()
         argv = [sys.executable, "-m", "taskstream.cli.facts", question, file.name]
         child = processes.spawn(argv, own_group=True, output=subprocess.DEVNULL)
         try:
-            status = child.wait(LOAD_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
+            status = _wait(child, target, give_up)
+        finally:
             processes.stop(child, 0.0)
-            raise ConfigError(f"{target}: the code took longer than {LOAD_TIMEOUT_S:.0f} s to load") from None
-        except BaseException:
-            processes.stop(child, 0.0)
-            raise
         content = file.read()
     if not content:
         raise ConfigError(f"{target}: loading the code ended the process that tried (exit status {status})")
@@ -90,6 +93,16 @@ def gather_apart(target: Target, api_file: str | None = None) -> Facts:
     if answer.facts is None:
         raise ConfigError(answer.error)
     return answer.facts
+
+
+def _wait(child: subprocess.Popen[bytes], target: Target, give_up: Callable[[], bool]) -> int:
+    deadline = time.monotonic() + LOAD_TIMEOUT_S
+    while time.monotonic() < deadline:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return child.wait(ASK_EVERY_S)
+        if give_up():
+            raise TaskstreamError(f"{target}: loading the code was interrupted")
+    raise ConfigError(f"{target}: the code took longer than {LOAD_TIMEOUT_S:.0f} s to load")
 
 
 def broker_said_by(target: Target) -> str | None:

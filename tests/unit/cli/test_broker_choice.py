@@ -52,3 +52,8 @@ def test_no_broker_says_what_to_do(target: Target | None, running: list[str]) ->
 def test_said_without_its_password(capsys: pytest.CaptureFixture[str]) -> None:
     Choice("redis://me:secret@h:1/0", "--broker").say()
     assert capsys.readouterr() == ("", "taskstream: broker redis://me:***@h:1/0 (--broker)\n")
+
+
+def test_a_url_that_cannot_be_used_is_said_before_anything_starts() -> None:
+    with pytest.raises(ConfigError, match="broker URL 'http://h' cannot be used"):
+        Choice("http://h", "--broker").say()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -170,8 +171,7 @@ def test_watch_over_ends_with_a_signal(box: Box) -> None:
 def test_watch_over_gives_up_where_nothing_can_change(box: Box) -> None:
     box.child(POLITE)
     box.child("raise SystemExit(2)")
-    with listening(box.events):
-        assert watch_over(box.all(), box.events, 5.0) == 2
+    assert watch_over(box.all(), box.events, 5.0) == 2
     assert [child.pid for child in box.children] == [None, None]
 
 
@@ -200,3 +200,15 @@ def test_watch_over_starts_anew_only_if_the_change_is_good(box: Box) -> None:
     thread.join()
     assert seen == [("bad.py",), ("good.py",), ("bad.py",)]
     assert pids[0] == pids[1] != pids[2]
+
+
+def test_watch_over_stops_all_where_nothing_can_be_said_any_more(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(text: str) -> None:
+        raise OSError(errno.EIO, "the terminal is gone")
+
+    monkeypatch.setattr("taskstream.cli.box.note", gone)
+    child = box.child(POLITE)
+    box.events.put(Signalled(signal.SIGHUP))
+    with pytest.raises(OSError, match="the terminal is gone"):
+        watch_over(box.all(), box.events, 5.0)
+    assert child.pid is None
