@@ -8,7 +8,11 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])
 for _, member in ipairs(due) do
   local ok, fields = pcall(cjson.decode, member)
-  if not ok or type(fields) ~= 'table' or #fields < 2 or #fields % 2 == 1 then
+  ok = ok and type(fields) == 'table' and #fields >= 2 and #fields % 2 == 0 and #fields <= 1000
+  for i = 1, ok and #fields or 0 do
+    ok = ok and type(fields[i]) == 'string'
+  end
+  if not ok then
     -- Nothing of ours: let it become a dead letter like any other unreadable entry.
     fields = {'unreadable', member}
   end

@@ -22,9 +22,11 @@ for _, group in ipairs(groups) do
   local needed
   if group[6] > 0 then
     needed = redis.call('XPENDING', KEYS[1], group[2], '-', '+', 1)[1][1]
-  else
-    local unread = redis.call('XRANGE', KEYS[1], '(' .. group[8], '+', 'COUNT', 1)
-    needed = unread[1] and unread[1][1]
+  end
+  -- Unread ones come later than pending ones, unless an operator has set the group back to read them again.
+  local unread = redis.call('XRANGE', KEYS[1], '(' .. group[8], '+', 'COUNT', 1)[1]
+  if unread and (not needed or before(unread[1], needed)) then
+    needed = unread[1]
   end
   if needed and (not oldest or before(needed, oldest)) then
     oldest, pinned_by = needed, group[2]
