@@ -160,21 +160,33 @@ class ObjectType:
         return write
 
 
+_building: dict[type[Any], ObjectType] = {}
+"""Classes whose schemas are being made, by the one thread that holds the lock."""
+
+
 def object_type(kind: type[Any]) -> ObjectType:
     """What is known of a dataclass; made at its first use, so that annotations may name later classes."""
     found: ObjectType | None = kind.__dict__.get(_OBJECT)
     if found is None:
         with _lock:
-            found = kind.__dict__.get(_OBJECT)
+            found = kind.__dict__.get(_OBJECT) or _building.get(kind)
             if found is None:
-                found = ObjectType(kind)
-                # Known before it is built, because a class may name itself.
-                setattr(kind, _OBJECT, found)
-                try:
-                    found.build()
-                except BaseException:
-                    delattr(kind, _OBJECT)
-                    raise
+                found = _build(kind)
+    return found
+
+
+def _build(kind: type[Any]) -> ObjectType:
+    """Under the lock. Classes may name one another, so other threads see all of them at once, or none."""
+    outermost = not _building
+    found = _building[kind] = ObjectType(kind)
+    try:
+        found.build()
+        if outermost:
+            for made in _building.values():
+                setattr(made.kind, _OBJECT, made)
+    finally:
+        if outermost:
+            _building.clear()
     return found
 
 

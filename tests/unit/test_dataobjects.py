@@ -7,6 +7,7 @@ import dataclasses
 import datetime as dt
 import enum
 import json
+import threading
 import typing
 import uuid
 from decimal import Decimal
@@ -17,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from taskstream import hints
 from taskstream.dataobjects import Validator, dataobject, dump, dump_json, load, load_json
 from taskstream.errors import ConfigError, ValidationError
 
@@ -347,6 +349,34 @@ def test_any_dumps_values_by_their_own_type() -> None:
 def test_order_of_a_union_is_not_mixed_up_by_the_cache() -> None:
     assert load(Union[str, dt.date], "2020-01-02") == "2020-01-02"
     assert load(Union[dt.date, str], "2020-01-02") == dt.date(2020, 1, 2)
+
+
+def test_threads_that_come_while_a_schema_is_made_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    started, go_on = threading.Event(), threading.Event()
+    fields_of = hints.fields_of
+
+    def slowly(kind: type[Any]) -> Any:
+        if kind.__name__ == "Node":
+            started.set()
+            assert go_on.wait(10)
+        return fields_of(kind)
+
+    @dataobject
+    class Node:
+        x: int
+
+    monkeypatch.setattr(hints, "fields_of", slowly)
+    found: list[Any] = []
+    threads = [threading.Thread(target=lambda: found.append(dump(Node(1)))) for _ in range(2)]
+    threads[0].start()
+    assert started.wait(10)
+    threads[1].start()
+    threads[1].join(0.05)  # it must not get through: whatever it found now would be half made
+    assert found == []
+    go_on.set()
+    for thread in threads:
+        thread.join(10)
+    assert found == [{"x": 1}, {"x": 1}]
 
 
 class NotSupported:
