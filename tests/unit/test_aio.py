@@ -247,6 +247,19 @@ def test_a_loop_that_cannot_start_is_an_error_for_every_caller(monkeypatch: pyte
     bridge.close(1)
 
 
+def test_a_caller_that_waits_while_the_loop_fails_to_start_gets_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    bridge = Bridge(threading_backend())
+
+    def broken(*_: object) -> None:
+        eventually(lambda: bridge._inbox)
+        time.sleep(0.05)  # it waits by now; were it only about to, the error would be the same
+        raise OSError("too many open files")
+
+    monkeypatch.setattr(aio, "_new_loop", broken)
+    with pytest.raises(BridgeClosed, match="too many open files"):
+        bridge.run(double(1))
+
+
 def test_callers_get_an_error_when_the_loop_s_thread_dies(bridge: Bridge, caplog: pytest.LogCaptureFixture) -> None:
     async def wait() -> None:
         await asyncio.sleep(60)

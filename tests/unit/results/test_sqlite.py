@@ -16,7 +16,7 @@ from outcomes import NOW_MS, outcome
 
 from taskstream.errors import ConfigError, ResultUnavailable
 from taskstream.message import new_id
-from taskstream.results import ResultStoreError, open_store, sqlite
+from taskstream.results import ResultStoreError, open_store, sqlite, sqlite_rows
 from taskstream.results.sqlite import SqliteStore
 
 
@@ -299,6 +299,64 @@ def test_the_log_stays_bounded_while_two_write(tmp_path: Path, monkeypatch: pyte
     assert (tmp_path / "results" / "results.sqlite3-wal").stat().st_size < 2_000_000
     first.close()
     second.close()
+
+
+class _Busy:
+    """A connection whose log others keep writing to."""
+
+    def __init__(self) -> None:
+        self.statements: list[str] = []
+
+    def execute(self, statement: str) -> _Busy:
+        self.statements.append(statement)
+        return self
+
+    def fetchone(self) -> tuple[int, int, int]:
+        return (0, 10, 5)
+
+
+def test_a_log_that_others_write_to_meanwhile_is_restarted_all_the_same() -> None:
+    busy = _Busy()
+    sqlite_rows.checkpoint(busy)  # type: ignore[arg-type]
+    assert [statement for statement in busy.statements if "checkpoint" in statement] == [
+        "PRAGMA wal_checkpoint(PASSIVE)",
+        "PRAGMA wal_checkpoint(RESTART)",
+    ]
+
+
+def test_a_reader_that_never_ends_stops_no_writer(store: SqliteStore, tmp_path: Path) -> None:
+    store.write([outcome(new_id())])
+    with sqlite3.connect(tmp_path / "results" / "results.sqlite3", isolation_level=None) as other:
+        other.execute("BEGIN")
+        other.execute("SELECT count(*) FROM outcomes").fetchone()
+        fresh = outcome(new_id())
+        store.write([fresh])
+        session = store._take()
+        assert session is not None
+        sqlite_rows.checkpoint(session.connection)
+        store._release(session)
+        store.write([outcome(new_id())])
+        assert store.read(fresh.id) == [fresh]
+    other.close()
+
+
+def test_a_batch_committed_to_a_file_that_was_just_deleted_is_written_again(
+    store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write([outcome(new_id())])
+    original, calls = sqlite_rows.write, []
+
+    def write(*arguments: object) -> None:
+        if not calls:
+            shutil.rmtree(tmp_path / "results")
+        calls.append(1)
+        original(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sqlite_rows, "write", write)
+    fresh = outcome(new_id())
+    store.write([fresh])
+    assert len(calls) == 2
+    assert store.read(fresh.id) == [fresh]
 
 
 def test_reads_do_not_wait_for_a_writer(store: SqliteStore, tmp_path: Path) -> None:
