@@ -142,7 +142,7 @@ def from_fields(fields: Sequence[bytes]) -> Message:
         if fields[1] != VERSION:
             raise InvalidMessage(f"format version {fields[1]!r} is not {VERSION!r}")
         try:
-            return Message(fields[3].decode(), fields[5].decode(), fields[7])
+            return Message(fields[3].decode(), fields[5].decode(), _utf8(fields[7]))
         except UnicodeDecodeError as error:
             raise InvalidMessage(f"not UTF-8: {error}") from None
     return _from_mapping(dict(zip(fields[::2], fields[1::2], strict=False)))
@@ -155,13 +155,20 @@ def _from_mapping(found: Mapping[bytes, bytes]) -> Message:
     if found[b"v"] != VERSION:
         raise InvalidMessage(f"format version {found[b'v']!r} is not {VERSION!r}")
     try:
-        message_id, name = found[b"id"].decode(), found[b"name"].decode()
+        message_id, name, body = found[b"id"].decode(), found[b"name"].decode(), _utf8(found[b"body"])
         headers = _decode_headers(found[b"headers"]) if b"headers" in found else None
         attempt = int(found.get(b"attempt", b"1"))
         deliveries = int(found.get(b"deliveries", b"0"))
         sent_ms = int(found[b"sent"]) if b"sent" in found else None
-    except (ValueError, msgspec.DecodeError) as error:  # UnicodeDecodeError is a ValueError
+    except (ValueError, msgspec.DecodeError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         raise InvalidMessage(f"a field cannot be decoded: {error}") from None
     if not (1 <= attempt < 2**31 and 0 <= deliveries < 2**31 and (sent_ms is None or 0 <= sent_ms < 2**53)):
         raise InvalidMessage("attempt, deliveries or sent is out of range")
-    return Message(message_id, name, found[b"body"], headers, attempt, deliveries, sent_ms)
+    return Message(message_id, name, body, headers, attempt, deliveries, sent_ms)
+
+
+def _utf8(body: bytes) -> bytes:
+    """The body as it is. One that is no text could be neither put back nor buried: UnicodeDecodeError."""
+    if not body.isascii():
+        body.decode()
+    return body
