@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import click
 from flask import Flask, Request, Response, request
 from flask.cli import ScriptInfo
 
+from taskstream import logs
 from taskstream.aio import Bridge, threading_backend
 from taskstream.broker import Broker
 from taskstream.errors import ConfigError
@@ -17,7 +19,7 @@ from taskstream.events import Loaded
 from . import auth, docs, errors, events, health, metrics, mgmt, state, tracking
 from .lean import LeanFlask
 from .settings import WebSettings
-from .wiring import Parts, gather
+from .wiring import Parts, configure_logs, gather
 
 if TYPE_CHECKING:
     from taskstream import Taskstream
@@ -41,6 +43,8 @@ def create_app(
     run_async = Bridge(threading_backend()).run
     try:
         parts = gather(config_files, tasks_app, run_async, loaded=loaded, broker=broker, settings=settings)
+        if loaded is None and not logging.getLogger(logs.ROOT).handlers:
+            configure_logs(parts)  # nobody else has: this is `flask run` or another WSGI server
         return build(parts)
     except ConfigError as error:
         context = click.get_current_context(silent=True)

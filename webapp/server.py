@@ -66,12 +66,15 @@ def serve(options: ServeOptions) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
     address, port = check_address(options)
-    broker = _check_application(options)
+    _check_application(options)
+    logs.configure(
+        options.log_level or os.environ.get("TASKSTREAM_LOG_LEVEL", "INFO"),
+        options.log_format or os.environ.get("TASKSTREAM_LOG_FORMAT", "text"),
+    )
     with tempfile.TemporaryDirectory(prefix="taskstream-web-") as folder:
         # Before prometheus_client is imported: web processes share their counts there.
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        logs.configure("INFO", options.log_format or os.environ.get("TASKSTREAM_LOG_FORMAT", "text"))
-        print(f"taskstream web: http://{_shown(address)}:{port} (broker {broker})", file=sys.stderr, flush=True)
+        log.info("Listening", {"url": f"http://{_shown(address)}:{port}", "processes": options.processes})
         return _run(options, address, port)
 
 
@@ -114,31 +117,32 @@ def check_address(options: ServeOptions) -> tuple[str, int]:
         return address, int(probe.getsockname()[1])
 
 
-def _check_application(options: ServeOptions) -> str:
-    """Load everything once, in a process of its own; return which broker it uses. Raises ConfigError."""
+def _check_application(options: ServeOptions) -> None:
+    """Load everything once, in a process of its own. Raises ConfigError with what it finds wrong."""
     receiver, sender = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.Process(target=_check, args=(options, sender, os.getpid()))
     process.start()
     sender.close()
     try:
-        kind, text = receiver.recv()
+        problem: str | None = receiver.recv()
     except EOFError:
         raise ConfigError("the application could not be loaded; the output above has the reason") from None
+    except SystemExit:  # told to stop meanwhile
+        process.kill()
+        raise
     finally:
         process.join()
-    if kind == "error":
-        raise ConfigError(text)
-    return str(text)
+    if problem is not None:
+        raise ConfigError(problem)
 
 
 def _check(options: ServeOptions, sender: Connection, parent: int) -> None:
     _belong_to(parent)
     try:
-        parts = _parts(options)
-        parts.document  # noqa: B018  # what it cannot describe is a mistake in the configuration
-        sender.send(("broker", parts.broker.display_url))
+        _parts(options).document  # noqa: B018  # what cannot be described is a mistake too
+        sender.send(None)
     except ConfigError as error:
-        sender.send(("error", str(error)))
+        sender.send(str(error))
     # Threads that the application's modules started must not keep this process.
     sys.stdout.flush()
     sys.stderr.flush()
@@ -149,7 +153,7 @@ def _parts(options: ServeOptions) -> Parts:
     from taskstream.aio import Bridge, threading_backend
     from taskstream.app.core import load_app
 
-    from .wiring import gather
+    from .wiring import configure_logs, gather
 
     parts = gather(
         options.config_files,
@@ -158,10 +162,7 @@ def _parts(options: ServeOptions) -> Parts:
         broker_url=options.broker_url,
         insecure=options.insecure,
     )
-    level = options.log_level or os.environ.get("TASKSTREAM_LOG_LEVEL")
-    if level is None:
-        level = parts.loaded.server.log_level if parts.loaded is not None else "INFO"
-    logs.configure(level, options.log_format or os.environ.get("TASKSTREAM_LOG_FORMAT", "text"))
+    configure_logs(parts, options.log_level, options.log_format)
     return parts
 
 
@@ -170,7 +171,11 @@ def _load_worker(options: ServeOptions, parent: int) -> Flask:
     _belong_to(parent)
     from .app import build
 
-    return build(_parts(options))
+    try:
+        return build(_parts(options))
+    except Exception as error:
+        log.error("A web process cannot start", exc=error)
+        sys.exit(1)
 
 
 def _belong_to(parent: int) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from taskstream import events
+from taskstream import events, logs
 from taskstream.broker import Broker
 from taskstream.errors import ConfigError
 from taskstream.events import Loaded
@@ -81,3 +81,12 @@ def gather(
     if tasks_app is not None:
         subscriptions = subscriptions + tasks_app.subscriptions()
     return Parts(loaded, broker, settings, subscriptions)
+
+
+def configure_logs(parts: Parts, level: str | None = None, fmt: str | None = None) -> None:
+    """Log as said, else as the environment says, else as the server's configuration does. Raises ConfigError."""
+    level = level or os.environ.get("TASKSTREAM_LOG_LEVEL")
+    fmt = fmt or os.environ.get("TASKSTREAM_LOG_FORMAT")
+    if parts.loaded is not None:
+        level, fmt = level or parts.loaded.server.log_level, fmt or parts.loaded.server.log_format
+    logs.configure(level or "INFO", fmt or "text")
