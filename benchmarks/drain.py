@@ -30,7 +30,7 @@ GROUP = "bench-group"
 
 MODULES = {
     "__init__": "",
-    "data": '''
+    "data": """
 from taskstream.dataobjects import dataobject
 
 
@@ -38,8 +38,8 @@ from taskstream.dataobjects import dataobject
 class Reading:
     sensor: str
     value: int
-''',
-    "noop_def": '''
+""",
+    "noop_def": """
 from taskstream.app.context import EventContext
 
 from .data import Reading
@@ -49,8 +49,8 @@ __steps__ = ["run"]
 
 def run(reading: Reading, context: EventContext) -> None:
     return None
-''',
-    "noop_async": '''
+""",
+    "noop_async": """
 from taskstream.app.context import EventContext
 
 from .data import Reading
@@ -60,8 +60,8 @@ __steps__ = ["run"]
 
 async def run(reading: Reading, context: EventContext) -> None:
     return None
-''',
-    "save_file": '''
+""",
+    "save_file": """
 from taskstream.app.context import EventContext
 from taskstream.message import new_id
 from taskstream.toolkit.storage.fs import FileStorage
@@ -75,7 +75,7 @@ output = FileStorage(path="saved")
 
 async def run(reading: Reading, context: EventContext) -> None:
     await output.store(key=new_id(), value=reading)
-''',
+""",
 }
 
 SCENARIOS = {
@@ -120,8 +120,10 @@ def drain(folder: Path, url: str, count: int, processes: int) -> tuple[float, fl
     broker.client.flushall()
     fill(broker, count)
     pool = subprocess.Popen(
-        [sys.executable, "-m", "taskstream.cli", "worker", "--config-files=server.json,config.json"]
-        + ["--processes", str(processes), "--broker", url, "-l", "WARNING"],
+        [
+            *(sys.executable, "-m", "taskstream.cli", "worker", "--config-files=server.json,config.json"),
+            *("--processes", str(processes), "--broker", url, "-l", "WARNING"),
+        ],
         cwd=folder,
         stderr=subprocess.DEVNULL,
     )
