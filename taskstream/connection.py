@@ -6,6 +6,8 @@ into the stream twice, and one outer loop that rebuilds everything is all a cons
 
 from __future__ import annotations
 
+import re
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,6 +50,8 @@ class Profile:
 PRODUCER = Profile(socket_timeout=READ_TIMEOUT_S, max_connections=16)
 CONSUMER = Profile(socket_timeout=2 * BLOCK_MS / 1000)
 
+_PASSWORD_OPTION = re.compile(r"(password=)[^&]*", re.IGNORECASE)
+
 # Replies that say "not now" rather than "never": starting, failing over, full.
 _PASSING = (
     "LOADING",
@@ -70,10 +74,12 @@ def display_url(url: str) -> str:
         parts = urlsplit(url)
     except ValueError:
         return "(no URL)"
-    if "@" not in parts.netloc:
-        return url
-    user, _, _ = parts.netloc.rpartition("@")[0].partition(":")
-    return urlunsplit(parts._replace(netloc=f"{user + ':' if user else ''}***@{parts.netloc.rpartition('@')[2]}"))
+    netloc = parts.netloc
+    if "@" in netloc:
+        credentials, _, hosts = netloc.rpartition("@")
+        user = credentials.partition(":")[0]
+        netloc = f"{user + ':' if user else ''}***@{hosts}"
+    return urlunsplit(parts._replace(netloc=netloc, query=_PASSWORD_OPTION.sub(r"\1***", parts.query)))
 
 
 def open_pool(url: str, profile: Profile) -> ConnectionPool:
@@ -105,7 +111,9 @@ def open_pool(url: str, profile: Profile) -> ConnectionPool:
         if scheme == "unix":
             common.pop("socket_keepalive")
         options = {**common, **options}
-        return BlockingConnectionPool(timeout=profile.socket_timeout, **options)
+        pool = BlockingConnectionPool(timeout=profile.socket_timeout, **options)
+        pool.connection_class(**pool.connection_kwargs)  # connects to nothing; refuses options it does not know
+        return pool
     except (ValueError, TypeError) as error:
         raise ConfigError(
             f"broker URL {display_url(str(url))!r} cannot be used ({error}): "
@@ -128,7 +136,30 @@ def _sentinel_pool(url: str, common: dict[str, Any]) -> ConnectionPool:
         common |= {"username": unquote(user) or None, "password": unquote(password) or None}
     sentinel_kwargs = {k: common[k] for k in ("socket_timeout", "socket_connect_timeout", "retry", "protocol")}
     manager = Sentinel(sentinels, sentinel_kwargs=sentinel_kwargs)
-    return SentinelConnectionPool(path[0], manager, db=int(path[1]) if len(path) > 1 else 0, **common)
+    db = int(path[1]) if len(path) > 1 else 0
+    return _SentinelPool(path[0], manager, db=db, **common)  # type: ignore[no-untyped-call]
+
+
+class _SentinelPool(SentinelConnectionPool):
+    """Waits for a free connection, as the blocking pool does; the client's own raises an error."""
+
+    def reset(self) -> None:
+        super().reset()  # type: ignore[no-untyped-call]
+        self._free = threading.Semaphore(self.max_connections)
+
+    def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Connection:
+        free = self._free
+        if not free.acquire(timeout=self.connection_kwargs["socket_timeout"]):
+            raise redis.ConnectionError("no connection became free in time")
+        try:
+            return super().get_connection()
+        except BaseException:
+            free.release()
+            raise
+
+    def release(self, connection: Connection) -> None:
+        super().release(connection)
+        self._free.release()
 
 
 def passing(error: Exception) -> bool:
@@ -138,7 +169,7 @@ def passing(error: Exception) -> bool:
             error,
             (redis.exceptions.ReadOnlyError, redis.exceptions.BusyLoadingError, redis.exceptions.OutOfMemoryError),
         )
-    return isinstance(error, (redis.RedisError, OSError))
+    return isinstance(error, (redis.RedisError, OSError)) and not isinstance(error, redis.DataError)
 
 
 def translate(error: Exception, where: str, *, sent: bool) -> TaskstreamError:
@@ -174,6 +205,8 @@ class Link:
 
     def __init__(self, url: str, profile: Profile = CONSUMER) -> None:
         self._pool = open_pool(url, profile)
+        # The same object for life, connected anew: a pool keeps every connection it ever made.
+        self._made: ConnectionInterface | None = None
         self._connection: ConnectionInterface | None = None
         self.generation = 0
         """Counts connections made, so that a caller sees that one was replaced."""
@@ -205,7 +238,7 @@ class Link:
             return error
 
     def _connect(self) -> ConnectionInterface:
-        connection = self._pool.make_connection()
+        connection = self._made = self._made or self._pool.make_connection()
         try:
             connection.connect()
         except BaseException:
