@@ -157,7 +157,7 @@ class _SentinelPool(SentinelConnectionPool):
             free.release()
             raise
 
-    def release(self, connection: Connection) -> None:
+    def release(self, connection: Any) -> None:
         super().release(connection)
         self._free.release()
 
