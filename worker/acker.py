@@ -15,6 +15,7 @@ from gevent.event import Event
 
 from taskstream.broker import Broker
 from taskstream.broker.group import Batch
+from taskstream.connection import READ_TIMEOUT_S, Link, Profile
 from taskstream.errors import TaskstreamError
 from taskstream.logs import FieldLogger
 from taskstream.results.base import Outcome, ResultStore
@@ -41,6 +42,8 @@ class Acker:
         on_retry: Callable[[int], None],
     ) -> None:
         self._broker = broker
+        # A connection of its own: taking one from a pool costs more than a small commit.
+        self._link = Link(broker.url, Profile(socket_timeout=READ_TIMEOUT_S))
         self._store = store
         self._log = log
         self._on_paused = on_paused
@@ -152,24 +155,24 @@ class Acker:
                 batch.give_back(delivery.from_again, delivery.entry_id, delivery.message.id, job.payload)
             else:
                 batch.bury(delivery.from_again, delivery.entry_id, delivery.message.id, job.payload)
-        return self.commit_batch(membership, batch, lambda: finished_ids(jobs))
+        return self._send(membership, batch, jobs)
 
-    def commit_batch(self, membership: Membership, batch: Batch, ids: Callable[[], str] = str) -> bool:
+    def _send(self, membership: Membership, batch: Batch, jobs: list[Job]) -> bool:
         """Commit until an answer says that it landed (True) or that the lease is lost (False)."""
         backoff = Backoff(0.05, 5.0)
-        said = ids() if self._watched else ""
+        said = finished_ids(jobs) if self._watched else ""
         while membership.wait_until_sure():
             try:
-                won, self._watched = membership.group.commit(self._broker.call, batch, said)
+                won, self._watched = membership.group.commit(self._link.call, batch, said)
                 if not won:
                     membership.lost = True
                     break
                 if self._watched and not said:
-                    said = ids()
+                    said = finished_ids(jobs)
                     if said:
-                        membership.group.announce(self._broker.call, said)
+                        membership.group.announce(self._link.call, said)
                 return True
-            except (TaskstreamError, redis.RedisError) as error:
+            except (redis.RedisError, OSError) as error:
                 self._log.warning("Commit has no answer, trying on", {"error": error})
                 gevent.sleep(backoff.next())
         self._log.warning(

@@ -18,12 +18,12 @@ import redis
 from gevent.lock import RLock
 
 from taskstream.broker import Broker
-from taskstream.broker.group import Batch, ConsumerGroup, Entry, group_is_gone
+from taskstream.broker.group import ConsumerGroup, Entry, group_is_gone
 from taskstream.connection import BLOCK_MS, Link
 from taskstream.errors import InvalidMessage, TaskstreamError
 from taskstream.handler import Subscription
 from taskstream.logs import FieldLogger
-from taskstream.message import Delivery, from_fields
+from taskstream.message import Delivery, Message, from_fields
 from taskstream.results.base import Failure
 
 from . import outcomes
@@ -346,25 +346,26 @@ class Consumer:
         around, subscription = self._around, self.subscription
         stream, group = subscription.stream, subscription.group
         jobs, slots, queue = membership.jobs, around.slots, around.queue
-        unreadable: Batch | None = None
         for entry in entries:
+            unreadable = None
             try:
                 message = from_fields(entry.fields)
             except InvalidMessage as error:
-                unreadable = unreadable or Batch()
-                outcomes.bury_unreadable(unreadable, entry, str(error), around.worker)
-                around.log.error(
-                    "Entry is no Taskstream message: dead letter",
-                    {**self.fields(), "entry": entry.entry_id, "error": error},
-                )
-                continue
+                unreadable = str(error)
+                message = Message(f"entry-{entry.entry_id}", "", b"")
             delivery = Delivery(
                 message, stream, group, entry.entry_id, message.deliveries + entry.times, entry.from_again, entry.deaths
             )
             handler = subscription.handler_for(message.name)
             job = Job(membership, delivery, handler)
             jobs[entry.from_again, entry.entry_id] = job
-            if not run:
+            if unreadable is not None:
+                outcomes.bury_unreadable(job, entry.fields, unreadable, around.worker)
+                around.log.error(
+                    "Entry is no Taskstream message: dead letter", {**self._about(job), "reason": unreadable}
+                )
+                self.acker.put(job)
+            elif not run:
                 outcomes.give_back(job, started=False)
                 self.acker.put(job)
             elif handler is None:
@@ -382,8 +383,6 @@ class Consumer:
                 self.active += 1
                 slots.used += 1
                 queue.put(job)
-        if unreadable is not None:
-            gevent.spawn(self.acker.commit_batch, membership, unreadable)
 
     def _about(self, job: Job) -> dict[str, object]:
         return {**self.fields(), "message.id": job.delivery.message.id, "message.name": job.delivery.message.name}

@@ -9,10 +9,10 @@ import json
 import random
 import time
 import traceback
+from collections.abc import Sequence
 
 import msgspec
 
-from taskstream.broker.group import Batch, Entry
 from taskstream.errors import InvalidMessage, Shutdown, TimeLimitExceeded
 from taskstream.handler import Settings
 from taskstream.message import Delivery, Message, fields_json
@@ -151,25 +151,24 @@ def letter(delivery: Delivery, failure: Failure, worker: str) -> str:
     )
 
 
-def bury_unreadable(batch: Batch, entry: Entry, reason: str, worker: str) -> None:
-    """An entry that is no Taskstream message becomes a dead letter under its entry id, with its raw fields."""
-    letter_id = f"entry-{entry.entry_id}"
-    fields = [field.decode(errors="backslashreplace") for field in entry.fields]
-    text = json.dumps(
+def bury_unreadable(job: Job, fields: Sequence[bytes], reason: str, worker: str) -> None:
+    """An entry that is no Taskstream message becomes a dead letter under its entry's id, with its raw fields."""
+    delivery = job.delivery
+    job.move = "d"
+    job.payload = json.dumps(
         {
-            "id": letter_id,
+            "id": delivery.message.id,
             "name": None,
-            "fields": fields,
+            "fields": [field.decode(errors="backslashreplace") for field in fields],
             "attempts": 0,
-            "deliveries": entry.times,
-            "deaths": entry.deaths,
-            "sent_ms": int(entry.entry_id.partition("-")[0]),
+            "deliveries": delivery.number,
+            "deaths": delivery.deaths,
+            "sent_ms": delivery.sent_ms,
             "worker": worker,
             "error": {"type": "InvalidMessage", "message": reason, "traceback": ""},
         },
         ensure_ascii=False,
     )
-    batch.bury(entry.from_again, entry.entry_id, letter_id, text)
 
 
 def _again(

@@ -16,6 +16,7 @@ from taskstream.app.signature import Signature
 from taskstream.arguments import Arguments, ReturnValue
 from taskstream.errors import ConfigError, TimeLimitExceeded
 from taskstream.handler import Handler, Settings
+from taskstream.inline import as_plain
 from taskstream.keys import check_name
 from taskstream.message import Delivery, Message, new_id
 
@@ -158,7 +159,7 @@ class Task(Generic[P, R, C]):
         Raises ConfigError if its annotations cannot be resolved or are of a type that cannot travel.
         """
         decode, run_async = self._arguments.decode, self._host.run_async
-        function = cast(Callable[..., object], self._function)
+        function = as_plain(self._function)
 
         def run(delivery: Delivery) -> object:
             args, kwargs = decode(delivery.message.body)

@@ -18,6 +18,7 @@ from typing import Any
 
 from taskstream.app.context import EventContext
 from taskstream.errors import ConfigError
+from taskstream.inline import as_plain
 
 RunAsync = Callable[[Coroutine[Any, Any, Any]], Any]
 """Runs a coroutine to its end from outside its event loop and returns what it returns."""
@@ -61,6 +62,7 @@ def inspect_function(where: str, name: str, found: Any, most: int) -> Function:
         parameters = list(inspect.signature(found).parameters.values())
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{where}: the signature of {name} cannot be read: {error}") from None
+    call = as_plain(found)
     kinds = inspect.Parameter
     positional = [part for part in parameters if part.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)]
     takes = most if any(part.kind is kinds.VAR_POSITIONAL for part in parameters) else min(len(positional), most)
@@ -68,8 +70,8 @@ def inspect_function(where: str, name: str, found: Any, most: int) -> Function:
     any_name = any(part.kind is kinds.VAR_KEYWORD for part in parameters)
     return Function(
         name=name,
-        call=found,
-        is_async=inspect.iscoroutinefunction(found),
+        call=call,
+        is_async=inspect.iscoroutinefunction(call),
         takes=takes,
         first=_resolved(where, name, found, positional[0].annotation) if positional else Any,
         keywords=None if any_name else frozenset(part.name for part in named),
