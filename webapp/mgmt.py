@@ -27,6 +27,8 @@ def register(app: Flask, broker: Broker, subscriptions: list[Subscription]) -> N
     control = Control(broker)
 
     def manage(app_name: str, version: str, event: str, action: str) -> Response:
+        if request.method == "HEAD":  # Flask's addition to GET; what asks so expects that nothing happens
+            raise Problem(405, "use POST or GET", headers={"Allow": "GET, OPTIONS, POST"})
         refuse_cross_site(request.environ)
         if request.query_string:
             raise Problem(400, "this route takes no query arguments")

@@ -119,8 +119,13 @@ def check_address(options: ServeOptions) -> tuple[str, int]:
 
 def _check_application(options: ServeOptions) -> None:
     """Load everything once, in a process of its own. Raises ConfigError with what it finds wrong."""
-    receiver, sender = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.Process(target=_check, args=(options, sender, os.getpid()))
+    # Not by a fork server, which would be the parent instead of this process.
+    if sys.platform == "linux":
+        context = multiprocessing.get_context("fork")
+    else:
+        context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_check, args=(options, sender, os.getpid()))
     process.start()
     sender.close()
     try:

@@ -108,6 +108,10 @@ def test_what_cannot_be_stopped(client: FlaskClient, path: str, status: int) -> 
     assert response.content_type == "application/problem+json"
 
 
+def test_head_stops_nothing(client: FlaskClient) -> None:
+    assert client.head(STOP).status_code == 405
+
+
 def test_stop_without_a_broker_is_503(make_client: Callable[..., FlaskClient]) -> None:
     broker = Broker("redis://127.0.0.1:1/0")
     assert make_client(broker=broker).post(STOP).status_code == 503
