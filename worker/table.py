@@ -13,15 +13,15 @@ from collections.abc import Iterator
 from typing import IO
 
 _BEAT = struct.Struct("<d")
-_HEADER = struct.Struct("<HB")  # membership number + 1, length of the id
-_SLOT_SIZE = _HEADER.size + 128
-_FREE = _HEADER.pack(0, 0)
+_ID_SIZE = 128
+_SLOT = struct.Struct(f"<IB{_ID_SIZE}s")  # membership number + 1, length of the id, the id
+_NUMBER = struct.Struct("<I")
 
 
 def create(slots: int) -> IO[bytes]:
     """An anonymous file for ``slots`` messages at once; its descriptor is inherited by the worker process."""
     file = tempfile.TemporaryFile(prefix="taskstream-", buffering=0)  # noqa: SIM115 (lives as long as its child)
-    file.truncate(_BEAT.size + slots * _SLOT_SIZE)
+    file.truncate(_BEAT.size + slots * _SLOT.size)
     return file
 
 
@@ -29,7 +29,7 @@ class Table:
     """A mapped table."""
 
     def __init__(self, fd: int, slots: int) -> None:
-        self._map = mmap.mmap(fd, _BEAT.size + slots * _SLOT_SIZE)
+        self._map = mmap.mmap(fd, _BEAT.size + slots * _SLOT.size)
         self._slots = slots
 
     def beat(self, now: float) -> None:
@@ -42,21 +42,19 @@ class Table:
 
     def start(self, slot: int, membership: int, message_id: str) -> None:
         """Mark ``message_id`` as started in ``slot``, under the process' membership number ``membership``."""
-        raw = message_id.encode()[:128]
-        at = _BEAT.size + slot * _SLOT_SIZE
-        self._map[at : at + 3 + len(raw)] = _HEADER.pack(membership + 1, len(raw)) + raw
+        raw = message_id.encode()
+        _SLOT.pack_into(self._map, _BEAT.size + slot * _SLOT.size, membership + 1, min(len(raw), _ID_SIZE), raw)
 
     def finish(self, slot: int) -> None:
         """Mark ``slot`` as free."""
-        at = _BEAT.size + slot * _SLOT_SIZE
-        self._map[at : at + 3] = _FREE
+        _NUMBER.pack_into(self._map, _BEAT.size + slot * _SLOT.size, 0)
 
     def started(self) -> Iterator[tuple[int, str]]:
         """(membership number, message id) of every started message."""
-        for at in range(_BEAT.size, _BEAT.size + self._slots * _SLOT_SIZE, _SLOT_SIZE):
-            number, length = _HEADER.unpack_from(self._map, at)
+        for slot in range(self._slots):
+            number, length, raw = _SLOT.unpack_from(self._map, _BEAT.size + slot * _SLOT.size)
             if number:
-                yield number - 1, self._map[at + 3 : at + 3 + length].decode(errors="replace")
+                yield number - 1, raw[:length].decode(errors="replace")
 
     def close(self) -> None:
         """Unmap."""
