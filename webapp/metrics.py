@@ -45,6 +45,9 @@ class Requests:
         )
         # labels() costs more than the rest of a count, so what it returned is kept.
         self._known: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        # The shared files are opened by the first count, which had better not be while answering somebody.
+        self._count.labels("/healthz", "GET", 200)
+        self._seconds.labels("/healthz")
 
     def observe(self, request: Request, status: int) -> None:
         """Count one answer."""
@@ -124,7 +127,10 @@ def _worker_gauges(found: Overview) -> Iterator[Metric]:
 
 def register(app: Flask, broker: Broker, streams: Iterable[str]) -> Callable[[Request, int], None]:
     """Serve ``/metrics``; return what counts one answer: ``count(request, status)``."""
-    shared = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+    shared = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if shared:
+        # Something may have cleaned up; counting must not fail for it.
+        os.makedirs(shared, mode=0o700, exist_ok=True)
     own = CollectorRegistry()
     requests = Requests(own)
     queues = Queues(broker, streams)

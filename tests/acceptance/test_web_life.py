@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -76,6 +77,24 @@ def test_a_killed_web_process_is_replaced(start_process: Start, folder: Path, br
         return [server.post(READING).status for _ in range(10)] == [200] * 10
 
     eventually(all_well, 20.0)
+    server.process.send(signal.SIGTERM)
+    assert server.process.wait(10) == 0
+
+
+def test_requests_are_answered_although_the_shared_counts_are_gone(
+    start_process: Start, folder: Path, broker_url: str, tmp_path: Path
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    server = start_server(start_process, folder, broker_url, {"TMPDIR": str(temporary)})
+    (counts,) = temporary.glob("taskstream-web-*")
+    shutil.rmtree(counts)
+    assert {server.post(READING).status for _ in range(20)} == {200}
+    victim = next(process.pid for process in server.process.family() if process.pid != server.process.pid)
+    os.kill(victim, signal.SIGKILL)
+    eventually(lambda: [server.post(READING).status for _ in range(10)] == [200] * 10, 20.0)
+    eventually(lambda: len(server.process.family()) == 3, 20.0)
+    assert server.ask("GET", "/metrics").status == 200
     server.process.send(signal.SIGTERM)
     assert server.process.wait(10) == 0
 
