@@ -142,7 +142,7 @@ def from_fields(fields: Sequence[bytes]) -> Message:
         if fields[1] != VERSION:
             raise InvalidMessage(f"format version {fields[1]!r} is not {VERSION!r}")
         try:
-            return Message(fields[3].decode(), fields[5].decode(), _utf8(fields[7]))
+            return Message(_id(fields[3]), fields[5].decode(), _utf8(fields[7]))
         except UnicodeDecodeError as error:
             raise InvalidMessage(f"not UTF-8: {error}") from None
     return _from_mapping(dict(zip(fields[::2], fields[1::2], strict=False)))
@@ -155,7 +155,7 @@ def _from_mapping(found: Mapping[bytes, bytes]) -> Message:
     if found[b"v"] != VERSION:
         raise InvalidMessage(f"format version {found[b'v']!r} is not {VERSION!r}")
     try:
-        message_id, name, body = found[b"id"].decode(), found[b"name"].decode(), _utf8(found[b"body"])
+        message_id, name, body = _id(found[b"id"]), found[b"name"].decode(), _utf8(found[b"body"])
         headers = _decode_headers(found[b"headers"]) if b"headers" in found else None
         attempt = int(found.get(b"attempt", b"1"))
         deliveries = int(found.get(b"deliveries", b"0"))
@@ -165,6 +165,14 @@ def _from_mapping(found: Mapping[bytes, bytes]) -> Message:
     if not (1 <= attempt < 2**31 and 0 <= deliveries < 2**31 and (sent_ms is None or 0 <= sent_ms < 2**53)):
         raise InvalidMessage("attempt, deliveries or sent is out of range")
     return Message(message_id, name, body, headers, attempt, deliveries, sent_ms)
+
+
+def _id(raw: bytes) -> str:
+    """The id as text. With spaces it could not be announced to waiters, longer not be shared with the supervisor."""
+    text = raw.decode()
+    if not MESSAGE_ID.fullmatch(text):
+        raise InvalidMessage(f"id {text[:200]!r} is not made of at most 128 letters, digits and . _ : -")
+    return text
 
 
 def _utf8(body: bytes) -> bytes:

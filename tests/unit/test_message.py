@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from taskstream.errors import InvalidMessage, ValidationError
 from taskstream.message import (
     MESSAGE_ID,
+    MESSAGE_ID,
     Delivery,
     Message,
     derived_id,
@@ -35,7 +36,7 @@ json_values = st.recursive(
 )
 messages = st.builds(
     Message,
-    id=text,
+    id=st.from_regex(MESSAGE_ID, fullmatch=True),
     name=text,
     body=text.map(str.encode),
     headers=st.none() | st.dictionaries(text, json_values, min_size=1, max_size=4),
@@ -110,6 +111,13 @@ def test_any_bytes_are_a_resting_message_or_invalid(raw: bytes) -> None:
 def test_what_is_wrong_is_said(more: list[str | bytes], reason: str) -> None:
     with pytest.raises(InvalidMessage, match=reason):
         from_fields(wire(PLAIN + more))
+
+
+@pytest.mark.parametrize("bad", [b"", b"two words", b"line\n", b"i" * 129, "\u00e9".encode()])
+@pytest.mark.parametrize("more", [[], ["attempt", b"2"]], ids=["as delay() writes it", "with more fields"])
+def test_an_id_of_another_form_is_refused(bad: bytes, more: list[str | bytes]) -> None:
+    with pytest.raises(InvalidMessage, match="is not made of"):
+        from_fields(wire(["v", b"1", "id", bad, *PLAIN[4:], *more]))
 
 
 @pytest.mark.parametrize("missing", ["v", "id", "name", "body"])
