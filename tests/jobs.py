@@ -20,6 +20,7 @@ MODULE = """
 import asyncio
 import contextvars
 import os
+import re
 import signal
 import sys
 import time
@@ -76,6 +77,46 @@ def slow(key: str) -> str:
     wait_for(f"go-{key}")
     note("end", key)
     return key
+
+
+@app.task
+async def slow_later(key: str) -> str:
+    note("start", key)
+    while not (HERE / f"go-{key}").exists():
+        await asyncio.sleep(0.01)
+    return key
+
+
+@app.task
+def stubborn(key: str) -> str:
+    note("start", key)
+    while True:
+        try:
+            wait_for(f"go-{key}")
+            return key
+        except BaseException:
+            note("swallowed", key)
+
+
+@app.task(autoretry_for=(ValueError,), max_retries=1, retry_backoff=0.01)
+def late_failure(key: str) -> None:
+    note("late_failure", key)
+    while (HERE / "hold").exists():
+        time.sleep(0.01)
+    raise ValueError(key)
+
+
+@app.task
+def hog(seconds: float) -> None:
+    note("hog")
+    # One call of C code that never lets go of the interpreter: backtracking doubles with each letter.
+    until = time.monotonic() + seconds
+    length = 18
+    while time.monotonic() < until:
+        started = time.monotonic()
+        re.match(r"(a+)+$", "a" * length + "b")
+        if time.monotonic() - started < seconds / 4:
+            length += 1
 
 
 @app.task(timeout=0.2)

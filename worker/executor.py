@@ -112,7 +112,9 @@ class Executor:
         with self._alone:
             self._gate.clear()
             try:
-                while self.running and not job.membership.lost:
+                # What has run and is not committed would run again, too.
+                acker = job.membership.consumer.acker
+                while (self.running or not acker.idle) and not job.membership.lost:
                     gevent.sleep(0.01)
                 if not self._handed_back(job):
                     self._run_job(lane, job)

@@ -1,0 +1,165 @@
+"""Processes that die or stand still while they hold messages: nothing is lost, and nothing is there twice."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers import Started, eventually
+from jobs import Jobs, kill, worker_processes
+
+from taskstream.handler import QUEUE_GROUP
+
+
+@pytest.fixture
+def jobs(tmp_path: Path, broker_url: str, start_cli: Callable[..., Started]) -> Jobs:
+    """The app, without a pool."""
+    return Jobs(tmp_path, broker_url, start_cli)
+
+
+def deaths(jobs: Jobs) -> dict[bytes, bytes]:
+    found: dict[bytes, bytes] = jobs.broker.client.hgetall(f"ts:{{jobs}}:deaths:{QUEUE_GROUP}")  # type: ignore[assignment]
+    return found
+
+
+def test_a_killed_worker_process_is_replaced_at_once(jobs: Jobs) -> None:
+    # Given a message that runs in one of two processes, whose lease would last for long
+    pool = jobs.pool(lease=60, processes=2, concurrency=1)
+    jobs.running(2)
+    one = jobs.send("slow", "a")
+    (first,) = eventually(lambda: jobs.runs("start", "a"))
+    # When that process is killed
+    killed = time.monotonic()
+    kill(first, signal.SIGKILL)
+    # Then the other one runs it without waiting for the lease
+    eventually(lambda: len(jobs.runs("start", "a")) == 2, 10)
+    assert time.monotonic() - killed < 10
+    assert deaths(jobs) == {one.encode(): b"1"}
+    jobs.go("a")
+    outcome = jobs.outcome(one)
+    assert (outcome.state, outcome.delivery, outcome.attempts) == ("SUCCESS", 2, 1)
+    assert first not in jobs.runs("end", "a") and len(jobs.runs("end", "a")) == 1
+    # And there are two processes again, the death is forgotten
+    eventually(lambda: len(worker_processes(pool)) == 2)
+    jobs.settled()
+    assert deaths(jobs) == {}
+
+
+def test_a_whole_pool_killed_is_taken_over_within_ten_seconds(jobs: Jobs) -> None:
+    # Given two pools with the lease they have by default, one of which holds messages that run
+    lost = jobs.pool(lease=6, concurrency=3)
+    jobs.running(1)
+    ids = [jobs.send("slow", key) for key in "abc"]
+    eventually(lambda: all(jobs.runs("start", key) for key in "abc"))
+    jobs.pool(lease=6, concurrency=3)
+    jobs.running(2)
+    # When the supervisor and its process are killed
+    killed = time.monotonic()
+    lost.send(signal.SIGKILL, group=True)
+    # Then the other pool runs all three
+    eventually(lambda: all(len(jobs.runs("start", key)) == 2 for key in "abc"), 20)
+    assert time.monotonic() - killed < 10
+    jobs.go(*"abc")
+    assert [(found.state, found.delivery) for found in map(jobs.outcome, ids)] == [("SUCCESS", 2)] * 3
+    assert all(len(jobs.runs("end", key)) == 1 for key in "abc")
+    jobs.settled()
+
+
+def test_a_killed_supervisor_takes_no_work_with_it(jobs: Jobs) -> None:
+    # Given a supervisor that is killed while a message runs in its process
+    pool = jobs.pool(lease=2)
+    one = jobs.send("slow", "a")
+    (pid,) = eventually(lambda: jobs.runs("start", "a"))
+    pool.send(signal.SIGKILL)
+    pool.wait()
+    # Then the message finishes where it is, and the process leaves
+    jobs.go("a")
+    assert jobs.outcome(one).delivery == 1
+    eventually(lambda: pool.family() == [])
+    assert jobs.runs("start", "a") == jobs.runs("end", "a") == [pid]
+    assert jobs.state.consumers == 0 and jobs.broker.client.keys("ts:{jobs}:leases:*") == []
+
+
+def test_poison_ends_as_a_dead_letter_and_its_neighbours_are_unharmed(jobs: Jobs) -> None:
+    # Given messages that run beside one that kills its process each time
+    jobs.pool(lease=60, processes=1)
+    neighbours = [jobs.send("slow", key) for key in "abcd"]
+    eventually(lambda: all(jobs.runs("start", key) for key in "abcd"))
+    poison = jobs.send("poison")
+    # When it has killed one, it is the last to be started, alone
+    eventually(lambda: all(len(jobs.runs("start", key)) == 2 for key in "abcd"))
+    jobs.go(*"abcd")
+    outcome = jobs.outcome(poison)
+    # Then it is not run again
+    assert outcome.state == "FAILURE" and outcome.error is not None and outcome.error.type == "WorkerDied"
+    assert len(jobs.runs("poison")) == 2
+    assert list(jobs.letters()) == [poison.encode()]
+    # And the others are done, although they shared its first death
+    assert [jobs.outcome(one).state for one in neighbours] == ["SUCCESS"] * 4
+    assert all(len(jobs.runs("end", key)) == 1 for key in "abcd")
+    jobs.settled(dead=1)
+
+
+def test_a_process_stopped_past_its_lease_changes_nothing_when_it_wakes(jobs: Jobs) -> None:
+    # Given a process that stands still while a message runs in it
+    asleep = jobs.pool("--name", "asleep")
+    one = jobs.send("slow", "a")
+    (pid,) = eventually(lambda: jobs.runs("start", "a"))
+    kill(pid, signal.SIGSTOP)
+    # When another pool has taken the message over and finished it
+    other = jobs.pool("--name", "other")
+    eventually(lambda: len(jobs.runs("start", "a")) == 2)
+    jobs.go("a")
+    outcome = jobs.outcome(one)
+    jobs.settled()
+    assert outcome.delivery == 2 and outcome.worker.startswith("other")
+    other.send(signal.SIGTERM)
+    assert other.wait() == 0
+    # Then the run of the one that wakes up changes nothing
+    kill(pid, signal.SIGCONT)
+    eventually(lambda: pid in jobs.runs("end", "a"))
+    # And it goes on under a new name
+    after = jobs.outcome(jobs.send("add", 1, 1))
+    assert after.worker.startswith("asleep") and jobs.runs("add", "1", "1") == [pid]
+    assert jobs.found(one) == outcome
+    jobs.settled()
+    assert "Lease lost" in asleep.output
+    assert jobs.state.consumers == 1
+
+
+def test_what_retries_while_asleep_is_retried_once(jobs: Jobs) -> None:
+    # Given a process that stands still in a run that will fail, and whose message was done by another meanwhile
+    jobs.pool("--name", "asleep")
+    (jobs.folder / "hold").touch()
+    one = jobs.send("late_failure", "a")
+    (pid,) = eventually(lambda: jobs.runs("late_failure", "a"))
+    kill(pid, signal.SIGSTOP)
+    other = jobs.pool("--name", "other")
+    eventually(lambda: len(jobs.runs("late_failure", "a")) == 2)
+    (jobs.folder / "hold").unlink()
+    outcome = jobs.outcome(one)
+    assert (outcome.state, outcome.attempts) == ("FAILURE", 2)
+    jobs.settled(dead=1)
+    other.send(signal.SIGTERM)
+    assert other.wait() == 0
+    # When it wakes up, then neither a retry nor a second letter comes of its failure
+    kill(pid, signal.SIGCONT)
+    assert jobs.outcome(jobs.send("add", 1, 1)).state == "SUCCESS"
+    jobs.settled(dead=1)
+    assert len(jobs.runs("late_failure", "a")) == 3
+    assert jobs.found(one) == outcome
+
+
+def test_a_handler_that_holds_the_interpreter_keeps_its_lease(jobs: Jobs) -> None:
+    # Given two pools, and a message that lets no other thread of its process run for three leases
+    jobs.pool("--name", "one")
+    jobs.pool("--name", "two")
+    jobs.running(2)
+    outcome = jobs.outcome(jobs.send("hog", 3.5), 30)
+    # Then nobody took it over
+    assert (outcome.state, outcome.delivery) == ("SUCCESS", 1)
+    assert len(jobs.runs("hog")) == 1
+    jobs.settled()
