@@ -125,12 +125,16 @@ def _worker_gauges(found: Overview) -> Iterator[Metric]:
     yield from (workers, running)
 
 
+def _make(folder: str | None) -> None:
+    """Make the folder of shared counts again: something may have cleaned up, and no request may fail for it."""
+    if folder:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+
+
 def register(app: Flask, broker: Broker, streams: Iterable[str]) -> Callable[[Request, int], None]:
     """Serve ``/metrics``; return what counts one answer: ``count(request, status)``."""
     shared = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-    if shared:
-        # Something may have cleaned up; counting must not fail for it.
-        os.makedirs(shared, mode=0o700, exist_ok=True)
+    _make(shared)
     own = CollectorRegistry()
     requests = Requests(own)
     queues = Queues(broker, streams)
@@ -138,6 +142,7 @@ def register(app: Flask, broker: Broker, streams: Iterable[str]) -> Callable[[Re
     def metrics() -> Response:
         registry: Any = own
         if shared:
+            _make(shared)
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         gauges = CollectorRegistry()
