@@ -187,7 +187,8 @@ def test_stop_then_start_at_once_leaves_one_reader_each(box: Box) -> None:
     box.submit_all(jobs)
     box.wait_done(jobs)
     eventually(box.at_rest, patience(5))
-    assert {box.done()[job] for job in jobs} == {1}
+    done = box.done()
+    assert {done[job] for job in jobs} == {1}
     with box.redis() as client:
         readers = [row for row in client.client_list() if row["cmd"] == "xreadgroup"]
     subscriptions = 2

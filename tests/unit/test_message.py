@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from taskstream.errors import InvalidMessage, ValidationError
 from taskstream.message import (
     MESSAGE_ID,
-    MESSAGE_ID,
     Delivery,
     Message,
     derived_id,
