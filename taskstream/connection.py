@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,6 @@ from redis.backoff import NoBackoff
 from redis.connection import (
     BlockingConnectionPool,
     Connection,
-    ConnectionInterface,
     ConnectionPool,
     SSLConnection,
     UnixDomainSocketConnection,
@@ -194,67 +193,3 @@ def broker_errors(where: str) -> Iterator[None]:
         yield
     except (redis.RedisError, OSError) as error:
         raise translate(error, where, sent=False) from error
-
-
-class Link:
-    """One connection used by one greenlet or thread at a time, without a pool's cost per command.
-
-    Reconnects lazily after ``close()``; any error leaves it closed, because a reply that comes late would
-    be taken for the answer to a later command. Methods raise the client library's errors.
-    """
-
-    def __init__(self, url: str, profile: Profile = CONSUMER) -> None:
-        self._pool = open_pool(url, profile)
-        # The same object for life, connected anew: a pool keeps every connection it ever made.
-        self._made: ConnectionInterface | None = None
-        self._connection: ConnectionInterface | None = None
-        self.generation = 0
-        """Counts connections made, so that a caller sees that one was replaced."""
-
-    def call(self, *command: Any) -> Any:
-        """Send one command and return its reply."""
-        return self.calls([command])[0]
-
-    def calls(self, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
-        """Send commands in one round trip; return their replies. The first error reply is raised."""
-        connection = self._connection or self._connect()
-        try:
-            packed = list(commands)
-            connection.send_packed_command(connection.pack_commands(packed), check_health=False)
-            replies = [self._read(connection) for _ in packed]
-        except BaseException:
-            self.close()
-            raise
-        for reply in replies:
-            if isinstance(reply, redis.RedisError):
-                raise reply
-        return replies
-
-    @staticmethod
-    def _read(connection: ConnectionInterface) -> Any:
-        try:
-            return connection.read_response()
-        except redis.ResponseError as error:
-            return error
-
-    def _connect(self) -> ConnectionInterface:
-        connection = self._made = self._made or self._pool.make_connection()
-        try:
-            connection.connect()
-        except BaseException:
-            connection.disconnect()
-            raise
-        self._connection = connection
-        self.generation += 1
-        return connection
-
-    @property
-    def connected(self) -> bool:
-        """Whether there is a connection that no error has ended."""
-        return self._connection is not None
-
-    def close(self) -> None:
-        """End the connection; the next command opens another."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.disconnect()

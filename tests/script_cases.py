@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from taskstream.broker.group import Batch, ConsumerGroup
-from taskstream.connection import Link
+from taskstream.link import Link
 
 S, G, ME, DEAD = "jobs", "g", "me", "corpse"
 AGAIN, LEASES, DELAYED = "ts:{jobs}:again:g", "ts:{jobs}:leases:g", "ts:{jobs}:delayed:g"

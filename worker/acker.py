@@ -15,8 +15,9 @@ from gevent.event import Event
 
 from taskstream.broker import Broker
 from taskstream.broker.group import Batch
-from taskstream.connection import READ_TIMEOUT_S, Link, Profile
+from taskstream.connection import READ_TIMEOUT_S, Profile
 from taskstream.errors import TaskstreamError
+from taskstream.link import Link
 from taskstream.logs import FieldLogger
 from taskstream.results.base import Outcome, ResultStore
 

@@ -19,9 +19,10 @@ from gevent.lock import RLock
 
 from taskstream.broker import Broker
 from taskstream.broker.group import ConsumerGroup, Entry, group_is_gone
-from taskstream.connection import BLOCK_MS, Link
+from taskstream.connection import BLOCK_MS
 from taskstream.errors import InvalidMessage, TaskstreamError
 from taskstream.handler import Subscription
+from taskstream.link import Link
 from taskstream.logs import FieldLogger
 from taskstream.message import Delivery, Message, from_fields
 from taskstream.results.base import Failure

@@ -13,7 +13,8 @@ import gevent.monkey
 import redis
 
 from taskstream.broker.group import Renewal
-from taskstream.connection import Link, Profile
+from taskstream.connection import Profile
+from taskstream.link import Link
 
 from .clock import boottime
 from .membership import Membership

@@ -12,8 +12,9 @@ import gevent
 import redis
 
 from taskstream.broker import Broker
-from taskstream.connection import Link, Profile
+from taskstream.connection import Profile
 from taskstream.errors import TaskstreamError
+from taskstream.link import Link
 from taskstream.logs import FieldLogger
 
 from .clock import boottime

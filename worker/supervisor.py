@@ -23,8 +23,9 @@ import redis
 
 from taskstream import logs
 from taskstream.broker.group import ConsumerGroup
-from taskstream.connection import Link, Profile
+from taskstream.connection import Profile
 from taskstream.errors import ConfigError
+from taskstream.link import Link
 
 from . import orders, table
 from .backoff import Backoff

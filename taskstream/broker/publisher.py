@@ -12,6 +12,7 @@ from taskstream import keys
 from taskstream.broker.script import Script
 from taskstream.connection import PRODUCER, broker_errors, display_url, open_pool, passing, translate
 from taskstream.errors import BrokerUnavailable
+from taskstream.link import LinkPool, first_error
 from taskstream.message import Message, fields_of
 
 REMEMBER_PUBLISHED_S = 24 * 3600
@@ -29,9 +30,10 @@ class Publisher:
     def __init__(self, url: str) -> None:
         self.url = url
         self.display_url = display_url(url)
+        self._links = LinkPool(url, PRODUCER)
         self._pool = open_pool(url, PRODUCER)
         self.client: redis.Redis = redis.Redis(connection_pool=self._pool)
-        """For plain commands that move no message; use it inside ``errors()``."""
+        """For plain commands that move no message, pub/sub and pipelines; use it inside ``errors()``."""
 
     def errors(self) -> AbstractContextManager[None]:
         """Context in which the client library's errors become BrokerUnavailable or ConfigError."""
@@ -105,37 +107,30 @@ class Publisher:
 
     def close(self) -> None:
         """Close every pooled connection."""
+        self._links.close()
         self._pool.disconnect()
 
     def _round_trip(self, commands: list[tuple[Any, ...]]) -> list[Any]:
         """Send commands once and read their replies; NoScriptError passes through, the rest is translated."""
         try:
-            connection = self._pool.get_connection()
+            link = self._links.take()
         except (redis.RedisError, OSError) as error:
             raise translate(error, self.display_url, sent=False) from error
-        replies: list[Any] = []
-        failed: Exception | None = None
-        done = 0
+        sent = False
         try:
-            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-            for _ in commands:
-                try:
-                    replies.append(connection.read_response())
-                    done += 1
-                except redis.ResponseError as error:
-                    failed = failed or error
-        except BaseException as error:
-            # A reply that comes late must never be taken for the answer to a later command.
-            connection.disconnect()
-            if isinstance(error, (redis.RedisError, OSError)):
-                raise translate(error, self.display_url, sent=True) from error
-            raise
+            link.connect()
+            sent = True
+            replies = link.replies(commands)
+        except (redis.RedisError, OSError) as error:
+            raise translate(error, self.display_url, sent=sent) from error
         finally:
-            self._pool.release(connection)
+            self._links.give_back(link)
+        failed = first_error(replies)
         if failed is None:
             return replies
         if isinstance(failed, redis.exceptions.NoScriptError):
             raise failed
+        done = sum(not isinstance(reply, redis.ResponseError) for reply in replies)
         if done and passing(failed):
             raise BrokerUnavailable(
                 f"broker {self.display_url} took {done} of {len(commands)} messages, then: {failed}", maybe_sent=True

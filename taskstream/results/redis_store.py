@@ -17,8 +17,9 @@ import msgspec
 import redis
 
 from taskstream import keys
-from taskstream.connection import PRODUCER, Link, display_url, open_pool
+from taskstream.connection import PRODUCER, display_url, open_pool
 from taskstream.errors import ResultUnavailable
+from taskstream.link import Link
 from taskstream.results.base import Outcome
 from taskstream.results.encoding import from_json, to_json
 from taskstream.results.errors import ResultStoreError

@@ -18,7 +18,6 @@ from taskstream.broker import Broker
 from taskstream.connection import (
     CONSUMER,
     PRODUCER,
-    Link,
     Profile,
     broker_errors,
     display_url,
@@ -27,6 +26,7 @@ from taskstream.connection import (
     translate,
 )
 from taskstream.errors import BrokerUnavailable, ConfigError, TaskstreamError
+from taskstream.link import STALE_S, Link, LinkPool
 
 PASSWORD = "pa:ss@w/o#rd"
 QUOTED = "pa%3Ass%40w%2Fo%23rd"
@@ -214,12 +214,9 @@ class Scripted:
 
     def _serve(self, connection: socket.socket, number: int) -> None:
         count = 0
-        with connection:
+        with connection, suppress(OSError):  # the client hangs up where a test wants it to
             while True:
-                try:
-                    data = connection.recv(65536)
-                except OSError:
-                    return
+                data = connection.recv(65536)
                 if not data:
                     return
                 for _ in range(data.count(b"CLIENT\r\n$7\r\nSETINFO")):
@@ -232,12 +229,15 @@ class Scripted:
                     elif answer is not None:
                         connection.sendall(answer)
 
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+    def hang_up(self) -> None:
         for connection in self._open:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.hang_up()
         self._thread.join(5)
         for thread in self._threads:
             thread.join(5)
@@ -307,11 +307,11 @@ def test_an_interrupt_closes_the_connection(monkeypatch: pytest.MonkeyPatch) -> 
         link = Link(server.url, QUICK)
         assert link.call("ASK") == b"1.1"
 
-        def interrupted(connection: object) -> None:
+        def interrupted(connection: object, **options: object) -> None:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patched:
-            patched.setattr(Link, "_read", staticmethod(interrupted))
+            patched.setattr(Connection, "read_response", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 link.call("ASK")
         assert link.call("ASK") == b"2.1"
@@ -381,3 +381,31 @@ def test_reconnecting_for_days_leaves_nothing_behind() -> None:
         ]
         assert len(alive) <= 1
         assert link.generation == 50
+
+
+def test_a_link_pool_shares_a_few_links_and_waits_for_one() -> None:
+    """Given a pool of one, when it is out, then another taker waits, gets it when it is back, or an error in time."""
+    pool = LinkPool("redis://127.0.0.1:1", Profile(socket_timeout=0.2, max_connections=1))
+    link = pool.take()
+    with pytest.raises(redis.TimeoutError, match="all 1 connections"):
+        pool.take()
+    taken: list[Link] = []
+    other = threading.Thread(target=lambda: taken.append(pool.take()))
+    other.start()
+    pool.give_back(link)
+    other.join(5)
+    assert taken == [link]
+
+
+def test_a_link_pool_notices_a_connection_that_the_server_closed() -> None:
+    """Given a connection closed while it rested, when it is taken again, then the next command goes over a new one."""
+    with serving(lambda connection, count: b"+%d\r\n" % connection) as server:
+        pool = LinkPool(server.url, QUICK)
+        link = pool.take()
+        assert link.call("ASK") == b"1"
+        server.hang_up()
+        pool.give_back(link)
+        link.rested_since -= 2 * STALE_S
+        assert pool.take() is link
+        assert not link.connected
+        assert link.call("ASK") == b"2"

@@ -1,0 +1,179 @@
+"""Connections as the hot paths use them: one at a time, or a few shared, without a client's cost per command.
+
+The client library connects, authenticates and reads; commands are packed by hiredis directly and go over one
+socket in one piece. Methods raise the client library's errors.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import hiredis
+import redis
+from redis.connection import ConnectionInterface
+
+from taskstream.connection import CONSUMER, Profile, open_pool
+
+_pack = hiredis.pack_command
+
+STALE_S = 1.0
+"""A shared connection that rested this long is looked at before it is used: the server may have closed it."""
+
+
+class Link:
+    """One connection, used by one greenlet or thread at a time.
+
+    Connects lazily, and again after ``close()``; any error leaves it closed, because a reply that comes late
+    would be taken for the answer to a later command.
+    """
+
+    def __init__(self, url: str, profile: Profile = CONSUMER) -> None:
+        self._pool = open_pool(url, profile)
+        # The same object for life, connected anew: a pool keeps every connection it ever made.
+        self._made: ConnectionInterface | None = None
+        self._connection: ConnectionInterface | None = None
+        self.generation = 0
+        """Counts connections made, so that a caller sees that one was replaced."""
+        self.rested_since = 0.0
+        """When it was last given back to a LinkPool (monotonic s)."""
+
+    def call(self, *command: Any) -> Any:
+        """Send one command and return its reply."""
+        reply = self.replies((command,))[0]
+        if isinstance(reply, redis.RedisError):
+            raise reply
+        return reply
+
+    def calls(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Send commands in one round trip; return their replies. The first error reply is raised."""
+        replies = self.replies(commands)
+        error = first_error(replies)
+        if error is not None:
+            raise error
+        return replies
+
+    def replies(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Send commands in one round trip; return their replies, error replies among them as exceptions."""
+        connection = self._connection or self.connect()
+        try:
+            connection.send_packed_command([b"".join(map(_pack, commands))], check_health=False)
+            found: list[Any] = []
+            for _ in commands:
+                try:
+                    found.append(connection.read_response())
+                except redis.ResponseError as error:
+                    found.append(error)
+        except BaseException:
+            self.close()
+            raise
+        return found
+
+    def connect(self) -> ConnectionInterface:
+        """Connect, unless that was done."""
+        if self._connection is not None:
+            return self._connection
+        connection = self._made = self._made or self._pool.make_connection()
+        try:
+            connection.connect()
+        except BaseException:
+            connection.disconnect()
+            raise
+        self._connection = connection
+        self.generation += 1
+        return connection
+
+    def drop_if_stale(self) -> None:
+        """Close a connection that the server has closed already, or on which something unasked for arrived."""
+        if self._connection is not None:
+            try:
+                stale = self._connection.can_read(timeout=0)
+            except (redis.RedisError, OSError):
+                stale = True
+            if stale:
+                self.close()
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection that no error has ended."""
+        return self._connection is not None
+
+    def close(self) -> None:
+        """End the connection; the next command opens another."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.disconnect()
+
+
+class LinkPool:
+    """At most ``profile.max_connections`` links shared by threads or greenlets, the last used first.
+
+    Fork-safe: a child process starts with none.
+    """
+
+    def __init__(self, url: str, profile: Profile) -> None:
+        self._url = url
+        self._profile = profile
+        open_pool(url, profile)  # refuses a URL that cannot be used, now
+        self._start_afresh()
+
+    def _start_afresh(self) -> None:
+        self._pid = os.getpid()
+        self._resting: list[Link] = []
+        self._made = 0
+        self._waiting = 0
+        self._changed = threading.Condition()
+
+    def take(self) -> Link:
+        """A link for the caller alone, to be given back. Raises redis.TimeoutError if all stay in use."""
+        if self._pid != os.getpid():
+            self._start_afresh()
+        try:
+            link = self._resting.pop()
+        except IndexError:
+            return self._take_or_wait()
+        if time.monotonic() - link.rested_since > STALE_S:
+            link.drop_if_stale()
+        return link
+
+    def give_back(self, link: Link) -> None:
+        """The caller is done with it."""
+        link.rested_since = time.monotonic()
+        self._resting.append(link)
+        if self._waiting:
+            with self._changed:
+                self._changed.notify()
+
+    def close(self) -> None:
+        """Close the links that rest now."""
+        for link in list(self._resting):
+            link.close()
+
+    def _take_or_wait(self) -> Link:
+        deadline = time.monotonic() + self._profile.socket_timeout
+        with self._changed:
+            if self._made < self._profile.max_connections:
+                self._made += 1
+                return Link(self._url, self._profile)
+            self._waiting += 1
+            try:
+                while True:
+                    # Counted as waiting before looking, so that whoever gives one back in between tells.
+                    try:
+                        return self._resting.pop()
+                    except IndexError:
+                        left = deadline - time.monotonic()
+                        if left <= 0 or not self._changed.wait(left):
+                            raise redis.TimeoutError(
+                                f"all {self._made} connections stayed in use for {self._profile.socket_timeout:g} s"
+                            ) from None
+            finally:
+                self._waiting -= 1
+
+
+def first_error(replies: Iterable[Any]) -> redis.ResponseError | None:
+    """The first error among replies."""
+    return next((reply for reply in replies if isinstance(reply, redis.ResponseError)), None)
