@@ -95,8 +95,10 @@ class Consumer:
         self._choosing = RLock()
         self._link = Link(around.broker.url)
         self._client_id: int | None = None
+        self._client_name = f"taskstream-reader-{secrets.token_hex(8)}"
         self._reading = False
         self._stopping = False
+        self._group_gone = False
         self._again_hot = False
         self._main_hot = True
         self._reconcile_at = 0.0
@@ -142,7 +144,7 @@ class Consumer:
 
     def _quiet(self) -> None:
         self.notice_room()
-        self._unblock()
+        self.unblock()
         self.give_back(self._around.queue.withdraw(self))
 
     def give_back(self, jobs: list[Job]) -> None:
@@ -152,7 +154,7 @@ class Consumer:
             self.release_slot()
             self.acker.put(job)
 
-    def _unblock(self) -> None:
+    def unblock(self) -> None:
         """Bring the reader back from the server. It may be about to block, so ask until it is out."""
         backoff = Backoff(0.005, 0.1)
         deadline = boottime() + 2 * BLOCK_MS / 1000
@@ -201,7 +203,7 @@ class Consumer:
             try:
                 if not self._link.connected:
                     self._reconnect()
-                if self.membership is None or self.membership.lost:
+                if self.membership is None or self.membership.lost or self._group_gone:
                     self._join()
                 assert self.membership is not None
                 if boottime() >= self._reconcile_at:
@@ -217,8 +219,7 @@ class Consumer:
                     self._around.log.info("Broker answers again", self.fields())
                 backoff.reset()
             except (redis.RedisError, OSError, TaskstreamError) as error:
-                if group_is_gone(error):
-                    self._retire()
+                self._group_gone |= group_is_gone(error)
                 self._link.close()
                 if not failing:
                     failing = True
@@ -240,8 +241,13 @@ class Consumer:
         membership = Membership(self, group, Consumer._numbers, sent + self._around.lease_ms / 1000)
         # The supervisor must know of the name before the server does, or a crash in between hides it.
         self._around.report(membership, False)
-        if not group.register(self._link.call):
-            raise TaskstreamError(f"consumer name {name} was used before")
+        try:
+            if not group.register(self._link.call):
+                raise TaskstreamError(f"consumer name {name} was used before")
+        except BaseException:
+            self._around.report(membership, True)
+            raise
+        self._group_gone = False
         self._around.leases.add(membership)
         self.membership = membership
         self._reconcile_at = boottime() + RECONCILE_S
@@ -263,16 +269,25 @@ class Consumer:
     def _end(self, membership: Membership) -> None:
         self._around.leases.remove(membership)
         if not membership.lost:
-            membership.group.release(self._around.broker.call)
+            try:
+                membership.group.release(self._around.broker.call)
+            except TaskstreamError as error:
+                self._around.log.warning(
+                    "Could not sign off, the lease will run out", {**self.fields(), "error": error}
+                )
         membership.jobs.clear()
         self._around.report(membership, True)
 
     def _reconnect(self) -> None:
         """Make sure the old connection takes no more entries, then see which it took unnoticed."""
-        if self._client_id is not None:
-            old, self._client_id = self._client_id, None
-            with contextlib.suppress(redis.ResponseError):  # it may be gone already
-                self._link.call("CLIENT", "KILL", "ID", old)
+        old, self._client_id = self._client_id, None
+        if old is not None:
+            # After a restart of the server the number may be somebody else's, the name is not.
+            found = self._link.call("CLIENT", "LIST", "ID", old)
+            if f" name={self._client_name} ".encode() in found:
+                with contextlib.suppress(redis.ResponseError):  # it may end by itself meanwhile
+                    self._link.call("CLIENT", "KILL", "ID", old)
+        self._link.call("CLIENT", "SETNAME", self._client_name)
         self._client_id = int(self._link.call("CLIENT", "ID"))
         self._reconcile_at = 0.0
 

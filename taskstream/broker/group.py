@@ -179,6 +179,9 @@ class ConsumerGroup:
                 text = str(entry_id, "ascii")
                 if known(from_again, text):
                     continue
+                # It may have been committed, and forgotten here, after the list was made: then it is not pending now.
+                if not call("XPENDING", stream, self.group, text, text, 1, self.consumer):
+                    continue
                 rows = call("XRANGE", stream, text, text)
                 if rows:
                     found.append(Entry(from_again, text, rows[0][1], int(times)))
