@@ -201,6 +201,12 @@ class WorkerProcess:
             self._log.info("Consumption goes on")
         self._around.paused = reason
         self._slots.notice()
+        gevent.spawn(self._obey_pause)
+
+    def _obey_pause(self) -> None:
+        if self._around.paused is not None:
+            # A reader that waits on the server would take one more batch.
+            gevent.joinall([gevent.spawn(consumer.unblock) for consumer in self._consumers])
         self._reporter.announce()
 
     # -- the end -----------------------------------------------------------------------------------------

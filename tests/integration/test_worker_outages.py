@@ -1,0 +1,179 @@
+"""A broker that goes away, forgets, or answers into the void; a disk that takes no results."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import OwnServer, Started, eventually
+from jobs import Jobs
+from proxy import LossyProxy
+
+from taskstream.broker.script import Script
+from taskstream.errors import BrokerUnavailable
+from taskstream.handler import QUEUE_GROUP
+from taskstream.message import Message
+
+
+@pytest.fixture
+def jobs(tmp_path: Path, broker_url: str, start_cli: Callable[..., Started]) -> Jobs:
+    """The app, without a pool."""
+    return Jobs(tmp_path, broker_url, start_cli)
+
+
+def consumes(jobs: Jobs, number: int) -> None:
+    """A call that is sent now runs, and once."""
+    assert jobs.outcome(jobs.send("add", number, 0)).delivery == 1
+    assert len(jobs.runs("add", str(number), "0")) == 1
+
+
+def test_a_broker_that_restarts_under_a_running_message(
+    tmp_path: Path, own_valkey: OwnServer, start_cli: Callable[..., Started]
+) -> None:
+    jobs = Jobs(tmp_path, own_valkey.url, start_cli)
+    pool = jobs.pool(processes=2)
+    jobs.running(2)
+    running = jobs.send("slow", "a")
+    waiting = [jobs.send("slow", f"w{n}") for n in range(3)]
+    eventually(lambda: jobs.runs("start", "a"))
+    # The message ends, and every lease runs out, while there is no broker
+    own_valkey.kill()
+    with pytest.raises(BrokerUnavailable):
+        jobs.send("add", 0, 0)
+    jobs.go("a", "w0", "w1", "w2")
+    eventually(lambda: "does not answer" in pool.output)
+    found = eventually(lambda: jobs.found(running))
+    own_valkey.start()
+    # Nobody takes anything over: all the leases ran out alike
+    ids = [running, *waiting]
+    assert [(one.state, one.delivery) for one in map(jobs.outcome, ids)] == [("SUCCESS", 1)] * 4
+    jobs.settled()
+    assert jobs.found(running) == found
+    assert all(len(jobs.runs("start", key)) == 1 for key in ("a", "w0", "w1", "w2"))
+    consumes(jobs, 1)
+    assert len(jobs.running(2)) == 2
+    pool.send(signal.SIGTERM)
+    assert pool.wait() == 0
+    assert jobs.state.consumers == 0
+
+
+FORGETTING: dict[str, list[tuple[Any, ...]]] = {
+    "FLUSHALL": [("FLUSHALL",)],
+    "DEL of the stream": [("DEL", "jobs")],
+    "XGROUP DESTROY": [("XGROUP", "DESTROY", "jobs", QUEUE_GROUP)],
+    "XGROUP DESTROY of the own stream": [("XGROUP", "DESTROY", f"ts:{{jobs}}:again:{QUEUE_GROUP}", QUEUE_GROUP)],
+    "DEL of the leases": [("DEL", f"ts:{{jobs}}:leases:{QUEUE_GROUP}")],
+    "SCRIPT FLUSH": [("SCRIPT", "FLUSH")],
+    "CLIENT KILL of all": [("CLIENT", "KILL", "TYPE", "normal"), ("CLIENT", "KILL", "TYPE", "pubsub")],
+}
+
+
+def test_a_broker_that_forgets(jobs: Jobs) -> None:
+    jobs.pool()
+    consumes(jobs, 0)
+    for number, (word, commands) in enumerate(FORGETTING.items(), 1):
+        jobs.settled()
+        for command in commands:
+            try:
+                jobs.broker.call(*command)
+            except BrokerUnavailable:
+                assert word.startswith("CLIENT KILL")
+        consumes(jobs, number)
+    jobs.settled()
+    assert len(jobs.running(1)) == 1
+    eventually(lambda: jobs.state.consumers == 1)
+
+
+def test_messages_of_a_group_that_was_destroyed_under_them_run_again(jobs: Jobs) -> None:
+    pool = jobs.pool()
+    one = jobs.send("slow", "a")
+    eventually(lambda: jobs.runs("start", "a"))
+    jobs.broker.call("XGROUP", "DESTROY", "jobs", QUEUE_GROUP)
+    # The group is made anew at the start of the stream, where the message still is
+    eventually(lambda: len(jobs.runs("start", "a")) == 2)
+    jobs.go("a")
+    assert jobs.outcome(one).state == "SUCCESS"
+    jobs.settled()
+    pool.send(signal.SIGTERM)
+    assert pool.wait() == 0
+
+
+@pytest.fixture
+def proxy(broker_url: str) -> Iterator[LossyProxy]:
+    """Between pool and server."""
+    proxy = LossyProxy(broker_url)
+    yield proxy
+    proxy.close()
+
+
+def test_a_message_whose_delivery_was_lost_runs_all_the_same(jobs: Jobs, proxy: LossyProxy) -> None:
+    direct, jobs.url = jobs.url, proxy.url
+    pool = jobs.pool(lease=60)
+    jobs.running()
+    jobs.outcome(jobs.send("add", 0, 0))
+    proxy.lose_reply_with(b"lost-one")
+    jobs.broker.publish("jobs", Message("lost-one", "jobs.add", b'{"args":[1,1]}'))
+    outcome = jobs.outcome("lost-one")
+    assert proxy.lost == 1 and outcome.state == "SUCCESS"
+    assert len(jobs.runs("add", "1", "1")) == 1
+    assert "delivery got lost" in pool.output
+    jobs.settled()
+    jobs.url = direct
+
+
+def test_a_commit_whose_reply_was_lost_is_not_done_twice(jobs: Jobs, proxy: LossyProxy) -> None:
+    jobs.url = proxy.url
+    jobs.pool(lease=60)
+    jobs.running()
+    consumes(jobs, 0)
+    commit = Script("commit").sha.encode()
+    # An ack
+    proxy.lose_reply_to(commit)
+    consumes(jobs, 1)
+    jobs.settled()
+    # A retry
+    proxy.lose_reply_to(commit)
+    outcome = jobs.outcome(jobs.send("flaky", "k"))
+    assert (outcome.attempts, outcome.delivery) == (2, 2)
+    jobs.settled()
+    assert len(jobs.runs("flaky", "k")) == 2
+    # A dead letter
+    proxy.lose_reply_to(commit)
+    one = jobs.send("fails", "exit")
+    jobs.settled(dead=1)
+    assert list(jobs.letters()) == [one.encode()]
+    assert proxy.lost == 3
+    consumes(jobs, 2)
+    jobs.settled(dead=1)
+
+
+@pytest.mark.parametrize("results", ["json://results", "file://results"])
+def test_without_a_place_for_results_nothing_is_acknowledged(jobs: Jobs, results: str) -> None:
+    jobs.results = results
+    # Given a folder that cannot be written (a file has its name, which stops root too)
+    jobs.pool()
+    consumes(jobs, 0)
+    jobs.settled()
+    shutil.rmtree(jobs.folder / "results")
+    (jobs.folder / "results").touch()
+    # When messages run
+    ids = [jobs.send("add", n, 1) for n in range(1, 4)]
+    eventually(lambda: all(jobs.runs("add", str(n), "1") for n in range(1, 4)))
+    # Then none is acknowledged, and the worker says why it takes no more
+    (worker,) = eventually(
+        lambda: [one for one in jobs.broker.workers() if one["state"] == "paused" and one["reason"]], 15
+    )
+    assert "results cannot be written" in worker["reason"]
+    assert jobs.state.held >= 3
+    more = jobs.send("add", 9, 1)
+    assert jobs.runs("add", "9", "1") == []
+    # And when it can be written again it goes on by itself
+    (jobs.folder / "results").unlink()
+    assert [jobs.outcome(one).delivery for one in [*ids, more]] == [1] * 4
+    assert all(len(jobs.runs("add", str(n), "1")) == 1 for n in (1, 2, 3, 9))
+    jobs.settled()
+    eventually(lambda: jobs.running()[0]["state"] == "running")
