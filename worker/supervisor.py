@@ -221,7 +221,8 @@ class Supervisor:
     def _ask_to_stop(self, asked: int) -> None:
         if self._stopping is None:
             self._stopping = boottime()
-        self._log.info("Pool stops" if asked == 1 else "Pool stops now")
+        if self._config_error is None:
+            self._log.info("Pool stops" if asked == 1 else "Pool stops now")
         for child in self._children:
             if child.process is not None:
                 child.order(orders.STOP if asked == 1 else orders.NOW)

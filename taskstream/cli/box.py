@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import queue
-import socket
 import sys
 from collections.abc import Callable
 
@@ -15,7 +14,6 @@ from taskstream.cli.facts import Facts
 from taskstream.cli.log_options import log_format, log_level
 from taskstream.cli.output import note
 from taskstream.cli.target import Target
-from taskstream.errors import ConfigError
 
 WEB_PROCESSES = 2
 
@@ -66,16 +64,11 @@ def _child(name: str, module: list[str], options: object, broker_url: str) -> Ch
     return Child(name, argv, {**os.environ, "TASKSTREAM_BROKER": broker_url})
 
 
-def check_port(host: str, port: int) -> None:
-    """Raises ConfigError if nothing can listen there, now that it is one line and no child has been started."""
-    try:
-        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = addresses[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        raise ConfigError(f"cannot listen on {host}:{port} ({error.strerror}): choose another with --port") from None
+def check_port(host: str, port: int, insecure: bool = False) -> None:
+    """Raises ConfigError if the web server may or can not listen there, now that no child has been started."""
+    from taskstream_webapp.server import ServeOptions, check_address
+
+    check_address(ServeOptions(host=host, port=port, insecure=insecure))
 
 
 def page_url(host: str, port: int) -> str:

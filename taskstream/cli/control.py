@@ -12,6 +12,7 @@ from taskstream.broker import Broker
 from taskstream.cli.broker_choice import broker_option, choose
 from taskstream.cli.facts import broker_said_by, subscriptions_said_by
 from taskstream.cli.output import json_option, print_json, print_table, shown
+from taskstream.cli.seconds import Seconds
 from taskstream.cli.target import Target, find_target, target_options
 from taskstream.control import STARTED, STOPPED, Control, Reply
 from taskstream.errors import ConfigError
@@ -23,7 +24,7 @@ timeout_option = click.option(
     default=2.0,
     show_default=True,
     metavar="S",
-    type=click.FloatRange(0.05, 3600),
+    type=Seconds(0.05, 3600),
     help="Seconds to wait for workers.",
 )
 worker_option = click.option(

@@ -129,7 +129,7 @@ def run(
     if facts.differences:
         lines = "; ".join(facts.differences)
         raise ConfigError(f"{api_file} differs from the code, so nothing was started: {lines}")
-    check_port(host, port)
+    check_port(host, port, insecure)
     choice = choose(broker, target, broker_said_by)
     choice.say()
     web = web_child(target, choice.url, host=host, port=port, insecure=insecure)

@@ -7,6 +7,7 @@ import click
 from taskstream.cli.broker_choice import broker_option, choose
 from taskstream.cli.facts import broker_said_by
 from taskstream.cli.log_options import log_format, log_level_option
+from taskstream.cli.seconds import Seconds
 from taskstream.cli.target import need_target, target_options
 
 
@@ -39,7 +40,7 @@ def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
     default=30.0,
     show_default=True,
     metavar="S",
-    type=click.FloatRange(0, 86_400),
+    type=Seconds(0, 86_400),
     help="Seconds that running messages get to finish when the pool stops.",
 )
 @click.option(
@@ -47,7 +48,7 @@ def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
     default=6.0,
     show_default=True,
     metavar="S",
-    type=click.FloatRange(1, 3600),
+    type=Seconds(1, 3600),
     help="Seconds without a sign of life after which others take over what a process held.",
 )
 @broker_option

@@ -173,7 +173,7 @@ def test_a_port_that_is_taken_is_one_line(shop: Path, port: int, run_cli: RunCli
         other.listen()
         done = run_cli("dev", "--port", str(port), cwd=shop)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
+    assert f"port {port} on 127.0.0.1 cannot be used: Address already in use" in done.stderr
 
 
 def test_a_named_broker_is_used_and_none_embedded(shop: Path, port: int, broker_url: str, start_cli: StartCli) -> None:
