@@ -123,7 +123,7 @@ def test_a_retry_remembers_when_it_was_first_sent() -> None:
 
 
 def test_delays_grow_up_to_the_longest_with_jitter_below() -> None:
-    settings = {"max_retries": 99, "retry_backoff": 2.0, "retry_backoff_max": 10.0}
+    settings: dict[str, Any] = {"max_retries": 99, "retry_backoff": 2.0, "retry_backoff_max": 10.0}
     exact = [failed(ValueError(), run_of(n), retry_jitter=False, **settings).delay_ms for n in range(1, 6)]
     assert exact == [2000, 4000, 8000, 10_000, 10_000]
     spread = [failed(ValueError(), run_of(5), **settings).delay_ms for _ in range(50)]
