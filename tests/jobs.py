@@ -74,7 +74,11 @@ def broken(key: str) -> None:
 @app.task
 def slow(key: str) -> str:
     note("start", key)
-    wait_for(f"go-{key}")
+    try:
+        wait_for(f"go-{key}")
+    except BaseException:
+        note("interrupted", key)
+        raise
     note("end", key)
     return key
 

@@ -63,7 +63,8 @@ def test_a_second_signal_interrupts_and_gives_back(jobs: Jobs) -> None:
     eventually(lambda: "Worker stops" in pool.output)
     pool.send(signal.SIGTERM)
     assert pool.wait(10) == 1
-    # Both wait again, without a run that ended, and no death was counted
+    # Both were told and wait again, and no death was counted
+    assert all(len(jobs.runs("interrupted", key)) == 1 for key in "ab")
     jobs.settled(waiting=2)
     assert left_nothing(jobs)
     assert jobs.broker.client.exists(keys.deaths("jobs", "taskstream")) == 0
