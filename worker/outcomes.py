@@ -127,7 +127,7 @@ def describe(error: BaseException) -> Failure:
         text = f"{text[: _TRACEBACK_LIMIT // 2]}\n…\n{text[-_TRACEBACK_LIMIT // 2 :]}"
     try:
         message = str(error)
-    except Exception as broken:
+    except BaseException as broken:
         message = f"(its text cannot be had: {type(broken).__name__})"
     return Failure(type(error).__name__, _safe(message), _safe(text))
 

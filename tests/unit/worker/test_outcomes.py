@@ -168,6 +168,13 @@ class Mute(Exception):
         raise RuntimeError("no")
 
 
+class Fatal(Exception):
+    """Asking for its text would end the process."""
+
+    def __str__(self) -> str:
+        raise SystemExit(1)
+
+
 class Liar(Exception):
     """Its text is no text."""
 
@@ -191,6 +198,7 @@ def long() -> BaseException:
 
 WEIRD: dict[str, tuple[Callable[[], BaseException], str]] = {
     "mute": (Mute, "(its text cannot be had: RuntimeError)"),
+    "fatal": (Fatal, "(its text cannot be had: SystemExit)"),
     "liar": (Liar, "(its text cannot be had: TypeError)"),
     "surrogate": (lambda: ValueError("a\ud800b"), "a\\ud800b"),
     "empty": (ValueError, ""),
