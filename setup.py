@@ -61,6 +61,7 @@ EXTRAS_REQUIRE = {
         "pytest>=9.0",
         "ruamel.yaml>=0.18",
         "ruff>=0.17,<0.18",
+        "types-gevent",
         "types-psutil",
     ],
 }
