@@ -17,7 +17,10 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PoolOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Options of ``taskstream worker``. ``grace`` and ``lease`` in seconds; None leaves it to the configuration."""
+    """Options of ``taskstream worker``. ``grace`` and ``lease`` in seconds; None leaves it to the configuration.
+
+    ``niceness`` is added to the processes' own (nice(2)): on a box that also serves requests, those go first.
+    """
 
     target: Target
     queues: list[str] | None = None
@@ -31,6 +34,7 @@ class PoolOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     grace: float = DEFAULT_GRACE_S
     lease: float = DEFAULT_LEASE_S
     auto_start: bool = True
+    niceness: int = 0
 
 
 class ProcessOptions(msgspec.Struct, frozen=True):

@@ -166,6 +166,8 @@ class Supervisor:
     def run(self) -> int:
         """Supervise; return the exit status: 0 stopped cleanly, 1 something was interrupted, 2 configuration."""
         logs.configure(self._options.log_level or "INFO", self._options.log_format or "text")
+        if self._options.niceness:
+            os.nice(self._options.niceness)
         wake_read, wake_write = socket.socketpair()
         wake_read.setblocking(False)
         wake_write.setblocking(False)

@@ -17,6 +17,9 @@ from taskstream.cli.target import Target
 
 WEB_PROCESSES = 2
 
+POOL_NICENESS = 5
+"""Under one roof with the web server the pool yields to it: requests have somebody waiting, messages do not."""
+
 KILL_MARGIN_S = 15.0
 """How much longer than its grace a child may take to stop: more than a pool gives its own processes."""
 
@@ -35,6 +38,7 @@ def pool_child(
         log_format=log_format(),
         grace=grace,
         auto_start=auto_start,
+        niceness=POOL_NICENESS,
     )
     return _child("the worker pool", ["taskstream_worker", "pool"], options, broker_url)
 
