@@ -22,6 +22,8 @@ VERSION = b"1"
 MESSAGE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 """What an id may look like. Taskstream's own are UUIDv7 (RFC 9562), whose text sorts by time."""
 
+HEADERS_DEPTH = 64
+
 _encode_json = msgspec.json.Encoder().encode
 _decode_headers = msgspec.json.Decoder(dict[str, Any]).decode
 _decode_fields = msgspec.json.Decoder(list[str]).decode
@@ -156,7 +158,7 @@ def _from_mapping(found: Mapping[bytes, bytes]) -> Message:
         raise InvalidMessage(f"format version {found[b'v']!r} is not {VERSION!r}")
     try:
         message_id, name, body = _id(found[b"id"]), found[b"name"].decode(), _utf8(found[b"body"])
-        headers = _decode_headers(found[b"headers"]) if b"headers" in found else None
+        headers = _headers(found[b"headers"]) if b"headers" in found else None
         attempt = int(found.get(b"attempt", b"1"))
         deliveries = int(found.get(b"deliveries", b"0"))
         sent_ms = int(found[b"sent"]) if b"sent" in found else None
@@ -173,6 +175,23 @@ def _id(raw: bytes) -> str:
     if not MESSAGE_ID.fullmatch(text):
         raise InvalidMessage(f"id {text[:200]!r} is not made of at most 128 letters, digits and . _ : -")
     return text
+
+
+def _headers(raw: bytes) -> dict[str, Any]:
+    """The headers; ValueError for deep ones, which might be read here and not be written further down the stack."""
+    headers = _decode_headers(raw)
+    if raw.count(b"{") + raw.count(b"[") > HEADERS_DEPTH:
+        level: list[Any] = [headers]
+        for _ in range(HEADERS_DEPTH):
+            level = [
+                inner
+                for outer in level
+                if isinstance(outer, (dict, list))
+                for inner in (outer.values() if isinstance(outer, dict) else outer)
+            ]
+        if any(isinstance(inner, (dict, list)) for inner in level):
+            raise ValueError(f"headers are nested deeper than {HEADERS_DEPTH}")
+    return headers
 
 
 def _utf8(body: bytes) -> bytes:

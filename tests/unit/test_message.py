@@ -119,6 +119,25 @@ def test_an_id_of_another_form_is_refused(bad: bytes, more: list[str | bytes]) -
         from_fields(wire(["v", b"1", "id", bad, *PLAIN[4:], *more]))
 
 
+@pytest.mark.parametrize("opening", ["[", '{"a":'])
+@pytest.mark.parametrize(("depth", "fits"), [(63, True), (64, False), (900, False), (99_999, False)])
+def test_headers_are_nested_64_deep_at_most(opening: str, depth: int, fits: bool) -> None:
+    # Deeper ones might be read here and not be written where more of the stack is in use.
+    closing = "]" if opening == "[" else "}"
+    headers = f'{{"h":{opening * depth}{closing * depth}}}'.replace(":}", ":1}").encode()
+    fields = wire([*PLAIN, "headers", headers])
+    if fits:
+        assert from_fields(fields).headers is not None
+    else:
+        with pytest.raises(InvalidMessage, match="decoded"):
+            from_fields(fields)
+
+
+def test_wide_headers_are_not_deep_ones() -> None:
+    wide = {"h": [[{}]] * 1000}
+    assert from_fields(wire([*PLAIN, "headers", encode_json(wide)])).headers == wide
+
+
 @pytest.mark.parametrize("missing", ["v", "id", "name", "body"])
 def test_a_missing_field_is_named(missing: str) -> None:
     at = PLAIN.index(missing)
