@@ -80,9 +80,9 @@ def published(stream: str, unique: str) -> str:
     return f"ts:{{{stream}}}:published:{unique}"
 
 
-def result(message_id: str, group: str) -> str:
-    """Hash with a TTL: one outcome, in the Redis result store."""
-    return f"ts:{{{message_id}}}:result:{group}"
+def outcomes(message_id: str) -> str:
+    """Hash with a TTL: group → delivery number and outcome of this message, in the Redis result store."""
+    return f"ts:{{{message_id}}}:outcomes"
 
 
 SUBSCRIPTIONS = "ts:subscriptions"

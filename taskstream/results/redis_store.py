@@ -53,7 +53,7 @@ class RedisStore:
                 "EVALSHA",
                 _SHA,
                 1,
-                _key(outcome.id),
+                keys.outcomes(outcome.id),
                 outcome.group,
                 outcome.delivery,
                 to_json(outcome),
@@ -82,9 +82,9 @@ class RedisStore:
         """The outcomes of a message. Raises ResultUnavailable."""
         try:
             if group is None:
-                reply = self._link().call("HVALS", _key(message_id))
+                reply = self._link().call("HVALS", keys.outcomes(message_id))
             else:
-                reply = [self._link().call("HGET", _key(message_id), group)]
+                reply = [self._link().call("HGET", keys.outcomes(message_id), group)]
             return [from_json(record.partition(b" ")[2]) for record in reply if record is not None]
         except (redis.RedisError, OSError, msgspec.DecodeError) as error:
             text = str(error) or type(error).__name__
@@ -105,8 +105,3 @@ class RedisStore:
             link = self._local.link = Link(self.url, PRODUCER)
             self._links.add(link)
         return link
-
-
-def _key(message_id: str) -> str:
-    """All groups' outcomes of a message are one hash; no group is called ""."""
-    return keys.result(message_id, "")

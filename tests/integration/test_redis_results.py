@@ -39,7 +39,7 @@ def test_one_hash_per_message_holds_the_outcomes_of_all_groups(
     message_id = new_id()
     store.write([outcome(message_id, group="a", delivery=3), outcome(message_id, group="b")])
     assert redis_client.dbsize() == 1
-    records = redis_client.hgetall(f"ts:{{{message_id}}}:result:")
+    records = redis_client.hgetall(f"ts:{{{message_id}}}:outcomes")
     assert records[b"a"].startswith(b'3 {"id":')
     store.close()
 

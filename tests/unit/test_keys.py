@@ -33,7 +33,8 @@ def test_no_two_names_make_the_same_key() -> None:
     made = list(itertools.chain.from_iterable(all_keys(stream) for stream in NAMES))
     assert len(made) == len(set(made))
     fixed = {keys.SUBSCRIPTIONS, keys.WORKERS, keys.CONTROL_CHANNEL, keys.worker("w"), keys.reply("r")}
-    assert len(fixed) == 5 and not fixed & set(made)
+    fixed |= {keys.outcomes("m"), keys.outcomes("m:outcomes")}
+    assert len(fixed) == 7 and not fixed & set(made)
 
 
 def test_everything_but_the_stream_itself_is_in_the_reserved_space() -> None:

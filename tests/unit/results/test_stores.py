@@ -169,7 +169,7 @@ def test_redis_outcomes_end_with_the_retention(broker_url: str, redis_client: ob
     assert store is not None
     message_id = new_id()
     store.write([outcome(message_id)])
-    ttl = redis_client.pttl(f"ts:{{{message_id}}}:result:")  # type: ignore[attr-defined]
+    ttl = redis_client.pttl(f"ts:{{{message_id}}}:outcomes")  # type: ignore[attr-defined]
     assert 90_000 < ttl <= 100_000
     assert store.sweep(NOW_MS) == 0
     store.close()
