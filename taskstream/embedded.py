@@ -20,12 +20,10 @@ from typing import IO, Literal, Self
 
 import msgspec
 
+from taskstream import processes
 from taskstream.errors import ConfigError
 
 FOLDER = ".taskstream"
-LAUNCHER = Path(__file__).with_name("embedded_launcher.py")
-PARENT_DEATH = "signal" if sys.platform == "linux" else "watch"
-"""How the server learns that its starter died; see the launcher."""
 HOST = "127.0.0.1"
 POLL_S = 0.02
 PORT_TRIES = 5
@@ -115,8 +113,6 @@ class EmbeddedBroker:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-            if self._process.stdin is not None:
-                self._process.stdin.close()
             self._process = None
         if self._lock is not None:
             (self._data / "broker.json").unlink(missing_ok=True)
@@ -146,8 +142,6 @@ class EmbeddedBroker:
             else:
                 raise ConfigError(f"the embedded broker did not answer in time, see {log}")
             text = log.read_text(encoding="utf-8", errors="replace")
-            if self._process.stdin is not None:
-                self._process.stdin.close()
             port_taken = "Address already in use" in text
             if port_taken and self._wanted_port:
                 raise ConfigError(f"port {self._port} is taken by another program: choose another one")
@@ -170,16 +164,10 @@ class EmbeddedBroker:
             "maxmemory-policy": "noeviction",
             "daemonize": "no",
         }
-        return subprocess.Popen(
-            [
-                *(sys.executable, "-I", "-S", str(LAUNCHER)),
-                *(PARENT_DEATH, str(os.getpid()), str(binary)),
-                *(word for name, value in settings.items() for word in (f"--{name}", value)),
-            ],
-            stdin=subprocess.DEVNULL if PARENT_DEATH == "signal" else subprocess.PIPE,
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-            process_group=0,
+        return processes.spawn(
+            [str(binary), *(word for name, value in settings.items() for word in (f"--{name}", value))],
+            own_group=True,
+            output=sink,
             # The server holds the lock too: the folder is free when both it and its starter are gone.
             pass_fds=[self._lock.fileno()],
         )

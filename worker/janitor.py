@@ -1,4 +1,7 @@
-"""Housekeeping of one worker process: retention of results, the register of labels. Nothing waits for it."""
+"""Housekeeping of one worker process: retention of results and dead letters, the register of labels.
+
+Nothing waits for it.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,12 @@ from .outcomes import now_ms
 CLEAN_S = 60.0
 SWEEP_COUNT = 10_000
 FORGET_LABEL_S = 30 * 24 * 3600.0
+DEAD_RETENTION_S = 30 * 24 * 3600.0
+FORGET_COUNT = 1_000
 
 
 class Janitor:
-    """Announces labels, and deletes outcomes past their retention a bounded piece at a time."""
+    """Announces labels; deletes dead letters and outcomes past their retention, a bounded piece at a time."""
 
     def __init__(
         self, broker: Broker, store: ResultStore | None, consumers: Sequence[Consumer], log: FieldLogger
@@ -32,11 +37,11 @@ class Janitor:
 
     def start(self) -> None:
         """Start both greenlets."""
-        gevent.spawn(self._announce)
+        gevent.spawn(self._keep_house)
         if self._store is not None:
             gevent.spawn(self._sweep, self._store)
 
-    def _announce(self) -> None:
+    def _keep_house(self) -> None:
         labels = {
             consumer.subscription.label: (consumer.subscription.stream, consumer.subscription.group)
             for consumer in self._consumers
@@ -44,10 +49,19 @@ class Janitor:
         while True:
             try:
                 self._broker.announce_subscriptions(labels, FORGET_LABEL_S)
+                self._forget_letters()
                 gevent.sleep(CLEAN_S)
             except TaskstreamError as error:
-                self._log.debug("Labels cannot be announced", {"error": error})
+                self._log.debug("Housekeeping in Redis failed, trying on", {"error": error})
                 gevent.sleep(1.0)
+
+    def _forget_letters(self) -> None:
+        for consumer in self._consumers:
+            membership = consumer.membership
+            if membership is None:
+                continue
+            while membership.group.forget(self._broker.call, DEAD_RETENTION_S, FORGET_COUNT) == FORGET_COUNT:
+                gevent.sleep(0.05)
 
     def _sweep(self, store: ResultStore) -> None:
         pool = gevent.get_hub().threadpool

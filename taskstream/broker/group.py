@@ -27,6 +27,7 @@ _CLAIM = Script("claim")
 _RELEASE = Script("release")
 _PROMOTE = Script("promote")
 _TRIM = Script("trim")
+_FORGET = Script("forget")
 
 
 class Entry(NamedTuple):
@@ -228,6 +229,11 @@ class ConsumerGroup:
     def trim(self, call: Call, limit: int) -> int:
         """Remove what every group of the stream is through with, about ``limit`` entries a call."""
         return int(_TRIM.run(call, [self.stream], [limit])[0])
+
+    def forget(self, call: Call, retention_s: float, limit: int) -> int:
+        """Delete at most ``limit`` dead letters older than ``retention_s``; return how many."""
+        letter_keys = [keys.dead(self.stream, self.group), keys.letters(self.stream, self.group)]
+        return int(_FORGET.run(call, letter_keys, [int(retention_s * 1000), limit]))
 
 
 def group_is_gone(error: Exception) -> bool:

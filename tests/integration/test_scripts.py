@@ -15,6 +15,7 @@ from script_cases import (
     DIED_BEFORE,
     LEASES,
     ME,
+    MONTH,
     WATCHED,
     Case,
     G,
@@ -31,6 +32,7 @@ from script_cases import (
     then,
 )
 
+from taskstream import keys
 from taskstream.broker import Broker
 from taskstream.broker.group import Batch, Renewal
 from taskstream.message import Message
@@ -352,6 +354,19 @@ def test_a_batch_of_a_thousand_of_each(world: World) -> None:
     assert world.me.commit(world.call, batch, "") == (True, False)
     assert world.call("XLEN", S) == 0
     assert world.call("ZCARD", DELAYED) == 1000
+
+
+def test_dead_letters_past_their_retention_are_forgotten(world: World) -> None:
+    dead, letters = keys.dead(S, G), keys.letters(S, G)
+    now = world.now_ms()
+    for age_s, letter in ((MONTH + 1, "oldest"), (MONTH, "old"), (MONTH - 100, "kept")):
+        world.call("ZADD", dead, now - age_s * 1000, letter)
+        world.call("HSET", letters, letter, "{}")
+    assert world.me.forget(world.call, MONTH, 1) == 1
+    assert world.call("HKEYS", letters) == [b"old", b"kept"]
+    assert world.me.forget(world.call, MONTH, 10) == 1
+    assert world.me.forget(world.call, MONTH, 10) == 0
+    assert world.call("ZRANGE", dead, 0, -1) == world.call("HKEYS", letters) == [b"kept"]
 
 
 def test_a_script_that_the_server_forgot_is_sent_again(world: World) -> None:
