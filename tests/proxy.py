@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 
 class LossyProxy:
-    """Passes everything on; ``lose_reply_with`` and ``lose_reply_to`` cut the connection instead of a reply."""
+    """Passes everything on, and cuts a connection instead where a ``lose_…`` asked for it."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -20,6 +20,7 @@ class LossyProxy:
         self._lock = threading.Lock()
         self._reply: bytes | None = None
         self._command: bytes | None = None
+        self._swallowed: bytes | None = None
         self._sockets: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept)]
         self._threads[0].start()
@@ -33,6 +34,11 @@ class LossyProxy:
         """The reply to the next command that contains ``command`` never arrives."""
         with self._lock:
             self._command = command
+
+    def lose_command(self, command: bytes) -> None:
+        """The next command that contains ``command`` never arrives."""
+        with self._lock:
+            self._swallowed = command
 
     def close(self) -> None:
         """End everything."""
@@ -60,7 +66,7 @@ class LossyProxy:
     def _pass_on(self, source: socket.socket, sink: socket.socket, is_reply: bool, cut: threading.Event) -> None:
         with source, contextlib.suppress(OSError):
             while data := source.recv(1 << 20):
-                if is_reply and self._loses(data, cut):
+                if self._loses(data, cut) if is_reply else self._swallows(data):
                     self.lost += 1
                     break
                 if not is_reply and self._command is not None and self._command in data:
@@ -71,6 +77,13 @@ class LossyProxy:
         for one in (source, sink):
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
+
+    def _swallows(self, data: bytes) -> bool:
+        with self._lock:
+            if self._swallowed is not None and self._swallowed in data:
+                self._swallowed = None
+                return True
+        return False
 
     def _loses(self, data: bytes, cut: threading.Event) -> bool:
         with self._lock:

@@ -268,14 +268,14 @@ class Consumer:
 
     def _end(self, membership: Membership) -> None:
         self._around.leases.remove(membership)
+        membership.jobs.clear()
         if not membership.lost:
             try:
                 membership.group.release(self._around.broker.call)
             except TaskstreamError as error:
-                self._around.log.warning(
-                    "Could not sign off, the lease will run out", {**self.fields(), "error": error}
-                )
-        membership.jobs.clear()
+                # The supervisor still knows of it, and signs off for it when this process has ended.
+                self._around.log.warning("Could not sign off", {**self.fields(), "error": error})
+                return
         self._around.report(membership, True)
 
     def _reconnect(self) -> None:

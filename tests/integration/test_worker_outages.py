@@ -46,13 +46,12 @@ def test_a_broker_that_restarts_under_a_running_message(
         jobs.send("add", 0, 0)
     jobs.go("a", "w0", "w1", "w2")
     eventually(lambda: "does not answer" in pool.output)
-    found = eventually(lambda: jobs.found(running))
+    eventually(lambda: jobs.runs("end", "a"))
     own_valkey.start()
     # Nobody takes anything over: all the leases ran out alike
     ids = [running, *waiting]
     assert [(one.state, one.delivery) for one in map(jobs.outcome, ids)] == [("SUCCESS", 1)] * 4
     jobs.settled()
-    assert jobs.found(running) == found
     assert all(len(jobs.runs("start", key)) == 1 for key in ("a", "w0", "w1", "w2"))
     consumes(jobs, 1)
     assert len(jobs.running(2)) == 2
@@ -149,6 +148,19 @@ def test_a_commit_whose_reply_was_lost_is_not_done_twice(jobs: Jobs, proxy: Loss
     assert proxy.lost == 3
     consumes(jobs, 2)
     jobs.settled(dead=1)
+
+
+def test_a_process_that_cannot_sign_off_is_signed_off_by_its_supervisor(jobs: Jobs, proxy: LossyProxy) -> None:
+    jobs.url = proxy.url
+    pool = jobs.pool(lease=60)
+    consumes(jobs, 0)
+    jobs.settled()
+    proxy.lose_command(Script("release").sha.encode())
+    pool.send(signal.SIGTERM)
+    assert pool.wait() == 0
+    assert proxy.lost == 1
+    assert jobs.state.consumers == 0
+    assert jobs.broker.client.exists(f"ts:{{jobs}}:leases:{QUEUE_GROUP}") == 0
 
 
 @pytest.mark.parametrize("results", ["json://results", "file://results"])
