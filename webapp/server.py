@@ -7,7 +7,6 @@ Why granian: benchmarks/RESULTS.md.
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import multiprocessing
 import os
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from taskstream import logs
 from taskstream.errors import ConfigError
-from taskstream.processes import PR_SET_PDEATHSIG
+from taskstream.launcher import request_death_signal
 
 from .settings import is_loopback, token_from
 
@@ -190,7 +189,7 @@ def _belong_to(parent: int) -> None:
     if os.name == "posix":
         os.setpgid(0, 0)
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        request_death_signal(signal.SIGKILL)
     else:
         threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
     if os.getppid() != parent:

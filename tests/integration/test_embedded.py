@@ -17,15 +17,15 @@ import pytest
 import redis
 from helpers import Started, alive, eventually, free_port
 
-from taskstream import embedded
+from taskstream import processes
 from taskstream.embedded import EmbeddedBroker, running_broker_url
 from taskstream.errors import ConfigError
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from taskstream import embedded
-embedded.PARENT_DEATH = sys.argv[2]
+from taskstream import embedded, processes
+processes.PARENT_DEATH = sys.argv[2]
 broker = embedded.EmbeddedBroker(Path(sys.argv[1]), appendfsync="always")
 broker.start()
 print(broker.pid, broker.url, flush=True)
@@ -163,7 +163,7 @@ def test_ctrl_c_in_the_foreground_group_leaves_it_alone(
 def test_the_watcher_ends_with_the_server(
     tmp_path: Path, broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded, "PARENT_DEATH", "watch")
+    monkeypatch.setattr(processes, "PARENT_DEATH", "watch")
     broker.start()
     assert broker.pid is not None
     (watcher,) = [int(pid) for pid in Path(f"/proc/{broker.pid}/task/{broker.pid}/children").read_text().split()]
