@@ -27,8 +27,8 @@ class LeaseKeeper:
     """Renews every membership it was given at a quarter of the lease.
 
     ``beat(now)`` is called at each round, whether Redis answers or not: it says that this thread gets the
-    interpreter. ``on_renewal(membership, renewal)`` runs in a greenlet of the hub when the lease
-    is lost or the operator's choice has another version than before.
+    interpreter. ``on_renewal(membership, renewal)`` runs in a greenlet of the hub when the lease is lost, when the
+    operator's choice has another version than before, or with what makes renewing impossible.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class LeaseKeeper:
         url: str,
         lease_s: float,
         beat: Callable[[float], None],
-        on_renewal: Callable[[Membership, Renewal], None],
+        on_renewal: Callable[[Membership, Renewal | Exception], None],
     ) -> None:
         self._interval = lease_s / 4
         self._lease_s = lease_s
@@ -46,7 +46,7 @@ class LeaseKeeper:
         self._beat = beat
         self._on_renewal = on_renewal
         self._members: tuple[Membership, ...] = ()  # replaced, never changed: the thread reads it
-        self._news: deque[tuple[Membership, Renewal]] = deque()
+        self._news: deque[tuple[Membership, Renewal | Exception]] = deque()
         self._async = gevent.get_hub().loop.async_()
         self._stopping = False
 
@@ -78,7 +78,11 @@ class LeaseKeeper:
                 sent = boottime()
                 try:
                     renewal = member.group.renew(link.call)
-                except (redis.RedisError, OSError):
+                except Exception as error:
+                    # Redis is away, or somebody wrote nonsense over its keys; a thread that ended would lose the lease.
+                    if not isinstance(error, (redis.RedisError, OSError)):
+                        self._news.append((member, error))
+                        self._async.send()
                     link.close()
                     pause = self._interval / 4
                     break

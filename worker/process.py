@@ -187,8 +187,10 @@ class WorkerProcess:
             ),
         )
 
-    def _on_renewal(self, membership: Membership, renewal: Renewal) -> None:
-        if renewal.held:
+    def _on_renewal(self, membership: Membership, renewal: Renewal | Exception) -> None:
+        if isinstance(renewal, Exception):
+            self._log.error("Lease cannot be renewed, trying on", membership.consumer.fields(), exc=renewal)
+        elif renewal.held:
             membership.consumer.hear(renewal.version, renewal.choice)
         else:
             self._log.warning("Lease lost, going on under a new name", membership.consumer.fields())
