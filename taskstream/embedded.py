@@ -22,6 +22,7 @@ import msgspec
 
 from taskstream import processes
 from taskstream.errors import ConfigError
+from taskstream.whole_file import write_whole
 
 FOLDER = ".taskstream"
 HOST = "127.0.0.1"
@@ -92,7 +93,7 @@ class EmbeddedBroker:
         try:
             self._launch(binary, time.monotonic() + timeout)
             assert self._process is not None
-            _write_atomically(
+            write_whole(
                 self._data / "broker.json",
                 msgspec.json.encode(RunningBroker(self.url, self._process.pid, os.getpid())),
             )
@@ -247,12 +248,6 @@ def _read(data: Path) -> RunningBroker | None:
         return msgspec.json.decode((data / "broker.json").read_bytes(), type=RunningBroker)
     except (OSError, msgspec.DecodeError):
         return None
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
 
 
 def _alive(pid: int) -> bool:

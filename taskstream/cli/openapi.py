@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 import click
 
 from taskstream.cli.target import config_files_option, need_target
+from taskstream.whole_file import write_whole
 
 DONE, FAILED = 0, 1
 output_option = click.option(
@@ -33,7 +32,7 @@ def create(config_files: str | None, output_file: Path) -> int:
     from taskstream.cli.apidoc import document_of, dump, load
 
     document = document_of(load(need_target(None, config_files)))
-    _write(output_file, dump(document))
+    write_whole(output_file.resolve(), dump(document))
     _print_info(document)
     return DONE
 
@@ -63,23 +62,3 @@ def _print_info(document: dict[str, object]) -> None:
     for name in ("version", "title", "description"):
         if name in info:
             click.echo(f"API {name.capitalize()}: {info[name]}")
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all."""
-    with tempfile.NamedTemporaryFile(dir=path.resolve().parent, prefix=f".{path.name}-", delete=False) as file:
-        try:
-            file.write(content)
-            file.flush()
-            Path(file.name).chmod(0o666 & ~_umask())
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
-
-
-def _umask() -> int:
-    """There is no way to read it without setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

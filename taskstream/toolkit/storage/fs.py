@@ -1,7 +1,7 @@
 """``FileStorage``: a folder of JSON files, one per key, for handlers to keep values in.
 
-Files appear whole or not at all: written under a temporary name in the same folder, then renamed. There is
-no fsync: a file survives the end of every process, but a power cut shortly after may take it.
+Files appear whole or not at all. There is no fsync: a file survives the end of every process, but a power cut shortly
+after may take it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import asyncio
 import os
 import weakref
 from collections import deque
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,12 +17,11 @@ import msgspec
 
 from taskstream import dataobjects
 from taskstream.errors import ValidationError
-from taskstream.message import new_id
+from taskstream.whole_file import write_whole
 
 T = TypeVar("T")
 
 SUFFIX = ".json"
-_TEMPORARY = ".tmp"
 
 _LONGEST = 255 - len(SUFFIX)  # bytes; what the usual file systems take as one name
 
@@ -206,31 +204,13 @@ def _write_all(files: list[tuple[str, bytes]]) -> list[str | BaseException]:
 
 def _write(file: str, text: bytes) -> str:
     """Put ``text`` under its name whole; returns ``file``. Raises OSError."""
-    folder = os.path.dirname(file)
     for attempt in range(1, _ATTEMPTS + 1):
-        temporary = f"{folder}/.{new_id()}{_TEMPORARY}"
         try:
-            _put(temporary, file, text)
+            write_whole(file, text)
         except FileNotFoundError:  # no folder yet, or none any more
             if attempt == _ATTEMPTS:
                 raise
-            os.makedirs(folder, exist_ok=True)
+            os.makedirs(os.path.dirname(file), exist_ok=True)
         else:
             break
     return file
-
-
-def _put(temporary: str, file: str, text: bytes) -> None:
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        try:
-            rest = memoryview(text)
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
-        finally:
-            os.close(descriptor)
-        os.replace(temporary, file)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise

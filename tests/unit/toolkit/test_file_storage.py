@@ -168,13 +168,13 @@ def test_one_refused_file_of_a_batch_concerns_only_its_caller(tmp_path: Path) ->
 
 def test_a_slow_disk_does_not_hold_up_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     storage = FileStorage(path="notes")
-    slow, original = threading.Event(), fs._put
+    slow, original = threading.Event(), fs.write_whole
 
     def put(*arguments: str) -> None:
         assert slow.wait(30)
         original(*arguments)
 
-    monkeypatch.setattr(fs, "_put", put)
+    monkeypatch.setattr(fs, "write_whole", put)
 
     async def use() -> None:
         stores = [asyncio.ensure_future(storage.store(str(number), NOTE)) for number in range(300)]
