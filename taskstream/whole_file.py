@@ -15,7 +15,11 @@ def write_whole(file: str | os.PathLike[str], content: bytes) -> None:
     Raises OSError, FileNotFoundError among them where there is no folder for it.
     """
     temporary = f"{os.path.dirname(file) or '.'}/.{new_id()}.tmp"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    except OSError as error:
+        error.filename = os.fspath(file)  # the name that says something to people
+        raise
     try:
         try:
             rest = memoryview(content)
