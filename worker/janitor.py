@@ -17,6 +17,9 @@ from taskstream.results.base import ResultStore
 from .consumer import Consumer
 from .outcomes import now_ms
 
+ANNOUNCE_S = 10.0
+"""How soon labels are known again after Redis came back empty."""
+
 CLEAN_S = 60.0
 SWEEP_COUNT = 10_000
 FORGET_LABEL_S = 30 * 24 * 3600.0
@@ -50,7 +53,7 @@ class Janitor:
             try:
                 self._broker.announce_subscriptions(labels, FORGET_LABEL_S)
                 self._forget_letters()
-                gevent.sleep(CLEAN_S)
+                gevent.sleep(ANNOUNCE_S)
             except TaskstreamError as error:
                 self._log.debug("Housekeeping in Redis failed, trying on", {"error": error})
                 gevent.sleep(1.0)
