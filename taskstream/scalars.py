@@ -14,11 +14,12 @@ import re
 import uuid
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 Convert = Callable[[Any], Any]
+T = TypeVar("T")
 
 INT_MIN, INT_MAX = -(2**63), 2**63 - 1
 """What an integer may be: 64 bits signed, the most that readers in other languages can be trusted with."""
@@ -88,14 +89,18 @@ def read_bool(value: Any) -> bool:
     raise Mismatch
 
 
-def read_datetime(value: Any) -> dt.datetime:
-    """A datetime of RFC 3339; without an offset it is naive."""
+def _from_text(value: Any, kind: type[T]) -> T:
     if type(value) is str:
         try:
-            return msgspec.convert(value, dt.datetime)
+            return msgspec.convert(value, kind)
         except (msgspec.ValidationError, UnicodeEncodeError):
             pass
     raise Mismatch
+
+
+def read_datetime(value: Any) -> dt.datetime:
+    """A datetime of RFC 3339; without an offset it is naive."""
+    return _from_text(value, dt.datetime)
 
 
 def write_datetime(value: Any) -> str:
@@ -114,12 +119,7 @@ def write_datetime(value: Any) -> str:
 
 def read_date(value: Any) -> dt.date:
     """A date, ``YYYY-MM-DD``."""
-    if type(value) is str:
-        try:
-            return msgspec.convert(value, dt.date)
-        except (msgspec.ValidationError, UnicodeEncodeError):
-            pass
-    raise Mismatch
+    return _from_text(value, dt.date)
 
 
 def write_date(value: Any) -> str:
@@ -131,12 +131,7 @@ def write_date(value: Any) -> str:
 
 def read_uuid(value: Any) -> uuid.UUID:
     """A UUID as text, with or without hyphens."""
-    if type(value) is str:
-        try:
-            return msgspec.convert(value, uuid.UUID)
-        except (msgspec.ValidationError, UnicodeEncodeError):
-            pass
-    raise Mismatch
+    return _from_text(value, uuid.UUID)
 
 
 def write_uuid(value: Any) -> str:

@@ -60,29 +60,14 @@ class Publisher:
 
         Safe to repeat after ``maybe_sent``.
         """
-        found = _PUBLISH_ONCE.run(
-            self.call,
-            [stream, keys.published(stream, unique)],
-            [REMEMBER_PUBLISHED_S, message.id, *fields_of(message)],
-        )
-        return str(found, "utf-8")
+        return str(_PUBLISH_ONCE.run(self.call, *_once(stream, message, unique)), "utf-8")
 
     def publish_many_once(self, items: Iterable[tuple[str, Message, str]]) -> None:
         """``publish_once`` for several ``(stream, message, unique)`` in one round trip.
 
         Safe to repeat. Raises BrokerUnavailable if not all are known to be in.
         """
-        commands = [
-            _PUBLISH_ONCE.command(
-                [stream, keys.published(stream, unique)], [REMEMBER_PUBLISHED_S, message.id, *fields_of(message)]
-            )
-            for stream, message, unique in items
-        ]
-        try:
-            self._round_trip(commands)
-        except redis.exceptions.NoScriptError:
-            self._round_trip([("SCRIPT", "LOAD", _PUBLISH_ONCE.source)])
-            self._round_trip(commands)
+        _PUBLISH_ONCE.run_many(self._round_trip, (_once(*item) for item in items))
 
     def watch(self, streams: Iterable[str], seconds: int) -> None:
         """Ask workers to announce finished messages of ``streams`` for the next ``seconds``."""
@@ -136,3 +121,8 @@ class Publisher:
                 f"broker {self.display_url} took {done} of {len(commands)} messages, then: {failed}", maybe_sent=True
             ) from failed
         raise translate(failed, self.display_url, sent=False) from failed
+
+
+def _once(stream: str, message: Message, unique: str) -> tuple[list[str], list[Any]]:
+    """Keys and arguments of publish_once.lua."""
+    return [stream, keys.published(stream, unique)], [REMEMBER_PUBLISHED_S, message.id, *fields_of(message)]

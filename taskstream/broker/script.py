@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import redis
 
 from taskstream import scripts
+
+Calls = Callable[[list[tuple[Any, ...]]], object]
 
 
 class Script:
@@ -28,3 +30,15 @@ class Script:
             return call(*self.command(keys, args))
         except redis.exceptions.NoScriptError:
             return call("EVAL", self.source, len(keys), *keys, *args)
+
+    def run_many(self, calls: Calls, runs: Iterable[tuple[Sequence[str], Sequence[Any]]]) -> None:
+        """Run it for each ``(keys, args)`` in one round trip through ``calls(commands)``, which raises the first error.
+
+        If some had run before the server lost the script, they run again: only for scripts that may be repeated.
+        """
+        commands = [self.command(keys, args) for keys, args in runs]
+        try:
+            calls(commands)
+        except redis.exceptions.NoScriptError:
+            calls([("SCRIPT", "LOAD", self.source)])
+            calls(commands)

@@ -6,17 +6,15 @@ How durable a write is, the server's own persistence decides; the fsync policy d
 from __future__ import annotations
 
 import errno
-import hashlib
 import threading
 import weakref
 from collections.abc import Sequence
-from importlib import resources
-from typing import Any
 
 import msgspec
 import redis
 
 from taskstream import keys
+from taskstream.broker.script import Script
 from taskstream.connection import PRODUCER, display_url, open_pool
 from taskstream.errors import ResultUnavailable
 from taskstream.link import Link
@@ -24,8 +22,7 @@ from taskstream.results.base import Outcome
 from taskstream.results.encoding import from_json, to_json
 from taskstream.results.errors import ResultStoreError
 
-_SCRIPT = resources.files("taskstream").joinpath("scripts/keep_outcome.lua").read_text()
-_SHA = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
+_KEEP_OUTCOME = Script("keep_outcome")
 
 _PORTION = 500
 """Outcomes per round trip, so that neither side buffers much."""
@@ -48,35 +45,18 @@ class RedisStore:
 
     def write(self, outcomes: Sequence[Outcome]) -> None:
         """Keep a batch, 500 a round trip. Raises ResultStoreError; writing it again is safe."""
-        commands: list[tuple[Any, ...]] = [
-            (
-                "EVALSHA",
-                _SHA,
-                1,
-                keys.outcomes(outcome.id),
-                outcome.group,
-                outcome.delivery,
-                to_json(outcome),
-                self._ttl_ms,
-            )
+        runs = [
+            ([keys.outcomes(outcome.id)], [outcome.group, outcome.delivery, to_json(outcome), self._ttl_ms])
             for outcome in outcomes
         ]
         try:
-            for start in range(0, len(commands), _PORTION):
-                self._calls(commands[start : start + _PORTION])
+            for start in range(0, len(runs), _PORTION):
+                _KEEP_OUTCOME.run_many(self._link().calls, runs[start : start + _PORTION])
         except (redis.RedisError, OSError) as error:
             text = str(error) or type(error).__name__
             raise ResultStoreError(
                 errno.EIO, f"result store {self._display_url} did not keep a batch: {text}"
             ) from error
-
-    def _calls(self, commands: list[tuple[Any, ...]]) -> None:
-        link = self._link()
-        try:
-            link.calls(commands)
-        except redis.exceptions.NoScriptError:  # a fresh server, or one that dropped its scripts
-            link.call("SCRIPT", "LOAD", _SCRIPT)
-            link.calls(commands)
 
     def read(self, message_id: str, group: str | None = None) -> list[Outcome]:
         """The outcomes of a message. Raises ResultUnavailable."""
