@@ -155,6 +155,11 @@ class Step:
         self.with_context = function.takes > 1
         self.fits = matcher(function.first)
 
+    def begin(self, value: Any, context: EventContext, arguments: Mapping[str, Any] | None) -> Any:
+        """Call it with ``value`` and, if there are any, the request's query arguments."""
+        keywords = self.function.bind(arguments) if arguments else {}
+        return self.call(value, context, **keywords) if self.with_context else self.call(value, **keywords)
+
 
 class Chain:
     """Runs the steps that fit, each on what the one before returned; None ends it.
@@ -197,9 +202,8 @@ class Chain:
                 continue
             if ran and self._delay:
                 time.sleep(self._delay)  # cooperative in a worker
-            keywords = step.function.bind(arguments) if arguments and not ran else {}
-            value = step.call(value, context, **keywords) if step.with_context else step.call(value, **keywords)
-            value, ran = resolve(value, self._run_async), True
+            value = resolve(step.begin(value, context, None if ran else arguments), self._run_async)
+            ran = True
             if value is None:
                 break
         return value, ran
@@ -212,9 +216,8 @@ class Chain:
                 continue
             if ran and self._delay:
                 await asyncio.sleep(self._delay)
-            keywords = step.function.bind(arguments) if arguments and not ran else {}
-            coroutine = step.call(value, context, **keywords) if step.with_context else step.call(value, **keywords)
-            value, ran = await coroutine, True
+            value = await step.begin(value, context, None if ran else arguments)
+            ran = True
             if value is None:
                 break
         return value, ran
