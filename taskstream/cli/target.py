@@ -25,10 +25,6 @@ class Target(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         return self.app or self.config_files or ""
 
-    def as_dict(self) -> dict[str, str]:
-        """The one that is set, by its name."""
-        return {"app": self.app} if self.app else {"config_files": self.config_files or ""}
-
 
 def config_files_option(function: Function) -> Function:
     """Adds ``--config-files``."""

@@ -88,13 +88,6 @@ def _own_properties(self: OpenAPIConverter, field: Any, ret: dict[str, Any], **k
     return {}
 
 
-def json_schema(datatype: Any) -> dict[str, Any]:
-    """The JSON schema of one type, with the dataobjects it needs under ``components``. Raises ConfigError."""
-    schemas = _Schemas()
-    spec = APISpec(title="", version="", openapi_version=OPENAPI, plugins=[schemas])
-    return {**schemas.of(datatype), "components": spec.to_dict().get("components", {})}
-
-
 def document(loaded: Loaded) -> dict[str, Any]:
     """The OpenAPI document; the same for the same configuration and code."""
     schemas = _Schemas()

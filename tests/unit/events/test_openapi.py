@@ -2,45 +2,43 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import enum
 import json
-from decimal import Decimal
-from typing import Any, Optional
 
-from taskstream.dataobjects import dataobject
-from taskstream.events.openapi import document, json_schema
+from taskstream.events.openapi import document
 
 from .conftest import MakeApp
 
 
-class Colour(enum.Enum):
-    RED = "red"
-    BLUE = "blue"
+def test_schema_of_a_dataobject(make_app: MakeApp) -> None:
+    work = """
+        class Colour(enum.Enum):
+            RED = "red"
+            BLUE = "blue"
 
+        @dataobject
+        class Inner:
+            x: int
 
-@dataobject
-class Inner:
-    x: int
+        @dataobject
+        class Outer:
+            inner: Inner
+            maybe: Optional[Inner]
+            items: list[Inner]
+            table: dict[str, int]
+            colour: Colour
+            price: Decimal
+            when: datetime.datetime
+            either: int | str
+            row: tuple[int, str]
+            anything: Any = None
 
-
-@dataobject
-class Outer:
-    inner: Inner
-    maybe: Optional[Inner]  # noqa: UP045
-    items: list[Inner]
-    table: dict[str, int]
-    colour: Colour
-    price: Decimal
-    when: dt.datetime
-    either: int | str
-    row: tuple[int, str]
-    anything: Any = None
-
-
-def test_schema_of_a_dataobject() -> None:
-    found = json_schema(Outer)
-    assert found["$ref"] == "#/components/schemas/Outer"
+        __steps__ = ["step"]
+        def step(value: Outer) -> int: return 1
+    """
+    loaded = make_app({"work": work}, {"work": {"type": "POST"}})
+    found = document(loaded)
+    content = found["paths"][loaded.requests[0].route]["post"]["requestBody"]["content"]
+    assert content["application/json"]["schema"] == {"$ref": "#/components/schemas/Outer"}
     schemas = found["components"]["schemas"]
     reference = {"$ref": "#/components/schemas/Inner"}
     outer = schemas["Outer"]
