@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -87,7 +87,7 @@ def _choose_state(
 
 
 def _state_command(name: str, state: str, text: str) -> None:
-    @control.command(name, help=text, short_help=text.partition(". ")[0])
+    @control.command(name, help=text, short_help=text.partition(". ")[0] + ".")
     @click.argument("name", metavar="EVENT-or-QUEUE")
     @target_options
     @broker_option
@@ -112,54 +112,45 @@ _state_command(
 )
 
 
-@control.command()
-@target_options
-@worker_option
-@broker_option
-@timeout_option
-@json_option
-def ping(
-    app: str | None,
-    config_files: str | None,
-    worker: str | None,
-    broker: str | None,
-    timeout: float,
-    as_json: bool,
-) -> int:
-    """Ask workers for a sign of life. Exit status 1 when none answers."""
-    replies = _ask("ping", app, config_files, worker, broker, timeout)
-    if as_json:
-        print_json(replies)
-    else:
-        for reply in replies:
-            click.echo(f"{shown(reply.worker)} {'answered' if reply.ok else 'failed: ' + shown(reply.error)}")
-    return _status(replies)
+def _question(command: str, text: str, show: Callable[[list[Reply]], None]) -> None:
+    """Make the command that asks workers ``command`` and prints the replies with ``show``."""
+
+    @control.command(command, help=f"{text} Exit status 1 when none answers.", short_help=text)
+    @target_options
+    @worker_option
+    @broker_option
+    @timeout_option
+    @json_option
+    def ask(
+        app: str | None,
+        config_files: str | None,
+        worker: str | None,
+        broker: str | None,
+        timeout: float,
+        as_json: bool,
+    ) -> int:
+        with _connected(broker, find_target(app, config_files)) as connection:
+            replies = Control(connection).request(command, worker=worker, timeout=timeout)
+        if as_json:
+            print_json(replies)
+        else:
+            show(replies)
+        if not replies:
+            click.echo("taskstream: no worker answered", err=True)
+        return DONE if any(reply.ok for reply in replies) else FAILED
 
 
-@control.command()
-@target_options
-@worker_option
-@broker_option
-@timeout_option
-@json_option
-def stats(
-    app: str | None,
-    config_files: str | None,
-    worker: str | None,
-    broker: str | None,
-    timeout: float,
-    as_json: bool,
-) -> int:
-    """Ask workers for their counts. Exit status 1 when none answers."""
-    replies = _ask("stats", app, config_files, worker, broker, timeout)
-    if as_json:
-        print_json(replies)
-    elif replies:
+def _show_signs_of_life(replies: list[Reply]) -> None:
+    for reply in replies:
+        click.echo(f"{shown(reply.worker)} {'answered' if reply.ok else 'failed: ' + shown(reply.error)}")
+
+
+def _show_counts(replies: list[Reply]) -> None:
+    if replies:
         print_table(
             ["WORKER", "STATE", ">RUNNING", ">PROCESSED", ">FAILED", ">RETRIED", "CONSUMES"],
             [_stats_row(reply) for reply in replies],
         )
-    return _status(replies)
 
 
 def _stats_row(reply: Reply) -> list[Any]:
@@ -172,14 +163,5 @@ def _stats_row(reply: Reply) -> list[Any]:
     return [reply.worker, *counts, consumes or None]
 
 
-def _ask(
-    command: str, app: str | None, config_files: str | None, worker: str | None, broker: str | None, timeout: float
-) -> list[Reply]:
-    with _connected(broker, find_target(app, config_files)) as connection:
-        return Control(connection).request(command, worker=worker, timeout=timeout)
-
-
-def _status(replies: list[Reply]) -> int:
-    if not replies:
-        click.echo("taskstream: no worker answered", err=True)
-    return DONE if any(reply.ok for reply in replies) else FAILED
+_question("ping", "Ask workers for a sign of life.", _show_signs_of_life)
+_question("stats", "Ask workers for their counts.", _show_counts)
