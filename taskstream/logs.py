@@ -89,6 +89,14 @@ class Entry:
         self.fields = fields
 
     def __str__(self) -> str:
+        parts = [_plain(self.text)]
+        parts += [
+            f"{_escape_key(key)}={value if type(value) is str else _plain(value)}" for key, value in self.fields.items()
+        ]
+        line = " | ".join(parts)
+        # One look at the whole instead of one at each value; nearly every line is harmless.
+        if line.isprintable() and "\\" not in line and line.count("|") == len(parts) - 1:
+            return line
         parts = [escape(_plain(self.text))]
         for key, value in self.fields.items():
             parts.append(f"{_escape_key(key)}={escape(value if type(value) is str else _plain(value))}")
@@ -194,11 +202,26 @@ class LineHandler(logging.Handler):
         try:
             line = self._lines.line(created, level, entry) + "\n"
             stream = self._stream or sys.stderr
+            descriptor = _descriptor(stream)
+            if descriptor is not None:
+                # One system call a line, whole as far as the system keeps it so; no lock, no buffer to flush.
+                rest = line.encode("utf-8", "backslashreplace")
+                while rest:
+                    rest = rest[os.write(descriptor, rest) :]
+                return
             with self._writing:
                 stream.write(line)
                 stream.flush()
         except Exception:
             return
+
+
+def _descriptor(stream: TextIO) -> int | None:
+    """The file behind a stream, None for one that lives in memory."""
+    try:
+        return stream.fileno()
+    except (AttributeError, OSError, ValueError):  # io.UnsupportedOperation is both of the latter
+        return None
 
 
 _root = logging.getLogger(ROOT)
