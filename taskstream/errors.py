@@ -17,8 +17,7 @@ class BrokerUnavailable(TaskstreamError):
     """Redis could not be reached, refused, or did not answer in time.
 
     ``maybe_sent`` is True where the command had left this process and only its reply is missing, so the
-    message may or may not be in the stream. Repeating such a call is safe if it carries ``task_id=`` or
-    ``idempotency_key=``.
+    message may or may not be in the stream, and repeating the call may do the work twice.
     """
 
     def __init__(self, message: str, *, maybe_sent: bool = False) -> None:
@@ -27,7 +26,7 @@ class BrokerUnavailable(TaskstreamError):
 
 
 class QueueFull(TaskstreamError):
-    """The stream holds ``max_length`` entries already; nothing was sent."""
+    """The stream is full; nothing was sent."""
 
 
 class ValidationError(TaskstreamError):

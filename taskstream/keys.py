@@ -31,7 +31,7 @@ def check_name(kind: str, name: object) -> str:
 
 
 def again(stream: str, group: str) -> str:
-    """Stream that only ``group`` reads: retries, give-backs, requeues and replays for that group."""
+    """Stream that only ``group`` reads: its retries and give-backs."""
     return f"ts:{{{stream}}}:again:{group}"
 
 
@@ -56,7 +56,7 @@ def deaths(stream: str, group: str) -> str:
 
 
 def leases(stream: str, group: str) -> str:
-    """Sorted set: lease expiry (ms, Redis' clock; 0 taken over, 1 given up) → consumer."""
+    """Sorted set: consumer by its lease: the expiry (ms, Redis' clock), or below 2 once given up or taken."""
     return f"ts:{{{stream}}}:leases:{group}"
 
 
@@ -76,7 +76,7 @@ def done_channel(stream: str) -> str:
 
 
 def published(stream: str, unique: str) -> str:
-    """String with a TTL: the message id published under a caller's task id or idempotency key."""
+    """String with a TTL: the message id published under a key of its sender's choice."""
     return f"ts:{{{stream}}}:published:{unique}"
 
 
