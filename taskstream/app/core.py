@@ -10,7 +10,6 @@ import importlib
 import os
 import sys
 import threading
-import traceback
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from taskstream.arguments import decode_json
 from taskstream.broker import Broker
 from taskstream.errors import BrokerUnavailable, ConfigError, ResultUnavailable
 from taskstream.handler import QUEUE_GROUP, Subscription
+from taskstream.import_problem import import_problem
 from taskstream.keys import check_name
 from taskstream.message import Message
 from taskstream.results import open_store
@@ -319,9 +319,9 @@ def load_app(target: str) -> Taskstream:
     except ModuleNotFoundError as error:
         if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
             raise ConfigError(f"there is no module {error.name!r} to load {target!r} from in {Path.cwd()}") from None
-        raise ConfigError(_import_failure(module_name, error)) from error
+        raise _broken(module_name, error) from error
     except Exception as error:
-        raise ConfigError(_import_failure(module_name, error)) from error
+        raise _broken(module_name, error) from error
     for part in (attribute or "app").split("."):
         found = getattr(found, part, None)
     if not isinstance(found, Taskstream):
@@ -331,11 +331,5 @@ def load_app(target: str) -> Taskstream:
     return found
 
 
-def _import_failure(module: str, error: Exception) -> str:
-    # The last frame that is not the import system's: where the author has to look.
-    places = [entry for entry in traceback.extract_tb(error.__traceback__) if "importlib" not in entry.filename]
-    where = f" ({places[-1].filename}:{places[-1].lineno})" if len(places) > 1 else ""
-    if isinstance(error, SyntaxError):
-        where = f" ({error.filename}:{error.lineno})"
-    text = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
-    return f"module {module} cannot be imported: {type(error).__name__}: {text}{where}"
+def _broken(module: str, error: Exception) -> ConfigError:
+    return ConfigError(f"module {module} cannot be imported: {import_problem(error)}")

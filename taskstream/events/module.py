@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import threading
-import traceback
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -15,6 +14,7 @@ from taskstream.app.context import EventContext
 from taskstream.dataobjects import validator_for
 from taskstream.errors import ConfigError
 from taskstream.events.chain import Function, RunAsync, Step, inspect_function, required_keywords, resolve
+from taskstream.import_problem import import_problem
 
 _REQUEST_HOOKS = {"__preprocess__": 3, "__postprocess__": 3}
 
@@ -86,16 +86,7 @@ def _import(package: str, full_name: str, where: str) -> ModuleType:
 
 
 def _broken(where: str, error: Exception) -> ConfigError:
-    """An error inside somebody's module, with the place it happened at: the user has to find it."""
-    if isinstance(error, SyntaxError):
-        place = f"{error.filename} line {error.lineno}"
-        text = error.msg
-    else:
-        frames = [found for found in traceback.extract_tb(error.__traceback__) if "importlib" not in found.filename]
-        place = f"{frames[-1].filename} line {frames[-1].lineno}" if frames else "unknown place"
-        text = str(error)
-    reason = " ".join(f"{type(error).__name__}: {text}".split())
-    return ConfigError(f"{where} cannot be imported: {reason} ({place})")
+    return ConfigError(f"{where} cannot be imported: {import_problem(error)}")
 
 
 def _steps(module: ModuleType, where: str) -> list[Function]:

@@ -103,7 +103,7 @@ def test_mistakes_in_a_module_are_one_line(make_app: MakeApp, source: str | None
 
 
 def test_an_import_error_names_the_line(make_app: MakeApp) -> None:
-    with pytest.raises(ConfigError, match=r"work\.py line \d+\)"):
+    with pytest.raises(ConfigError, match=r"work\.py:\d+\)"):
         make_app({"work": "\n\n1 / 0\n"}, {"work": POST})
 
 
