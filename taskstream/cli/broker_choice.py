@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
+from taskstream.cli.facts import broker_said_by
 from taskstream.cli.output import note
 from taskstream.cli.target import Target
 from taskstream.errors import ConfigError
+
+if TYPE_CHECKING:
+    from taskstream.broker import Broker
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -69,3 +74,17 @@ def choose(option: str | None, target: Target | None, configured: Callable[[Targ
             "`taskstream dev` or with a configuration that names one"
         )
     return choice
+
+
+@contextmanager
+def connected(option: str | None, target: Target | None) -> Iterator[Broker]:
+    """The chosen broker, closed afterwards; says which one it is. Raises ConfigError as ``choose`` does."""
+    from taskstream.broker import Broker
+
+    choice = choose(option, target, broker_said_by)
+    choice.say()
+    connection = Broker(choice.url)
+    try:
+        yield connection
+    finally:
+        connection.close()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import click
 
-from taskstream.broker import Broker
-from taskstream.cli.broker_choice import broker_option, choose
-from taskstream.cli.facts import broker_said_by, subscriptions_said_by
+from taskstream.cli.broker_choice import broker_option, connected
+from taskstream.cli.facts import subscriptions_said_by
 from taskstream.cli.output import json_option, print_json, print_table, shown
 from taskstream.cli.seconds import Seconds
 from taskstream.cli.target import Target, find_target, target_options
@@ -37,17 +35,6 @@ def control() -> None:
     """Stop and start consumption, ask workers."""
 
 
-@contextmanager
-def _connected(broker: str | None, target: Target | None) -> Iterator[Broker]:
-    choice = choose(broker, target, broker_said_by)
-    choice.say()
-    connection = Broker(choice.url)
-    try:
-        yield connection
-    finally:
-        connection.close()
-
-
 def _resolve(channel: Control, name: str, target: Target | None) -> tuple[str, str, str]:
     """By what workers registered, else also by the code, which costs loading it. Raises ConfigError."""
     try:
@@ -63,7 +50,7 @@ def _choose_state(
     name: str, state: str, app: str | None, config_files: str | None, broker: str | None, timeout: float, as_json: bool
 ) -> int:
     target = find_target(app, config_files)
-    with _connected(broker, target) as connection:
+    with connected(broker, target) as connection:
         channel = Control(connection)
         label, stream, group = _resolve(channel, name, target)
         holders = set(channel.holders(stream, group))
@@ -129,7 +116,7 @@ def _question(command: str, text: str, show: Callable[[list[Reply]], None]) -> N
         timeout: float,
         as_json: bool,
     ) -> int:
-        with _connected(broker, find_target(app, config_files)) as connection:
+        with connected(broker, find_target(app, config_files)) as connection:
             replies = Control(connection).request(command, worker=worker, timeout=timeout)
         if as_json:
             print_json(replies)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from taskstream.cli.broker_choice import broker_option, choose
-from taskstream.cli.facts import broker_said_by, open_results, streams_said_by
+from taskstream.cli.broker_choice import broker_option, connected
+from taskstream.cli.facts import open_results, streams_said_by
 from taskstream.cli.output import age, json_option, note, print_json, print_table, shown
 from taskstream.cli.target import Target, find_target, target_options
 from taskstream.errors import ConfigError, TaskstreamError
@@ -32,17 +32,11 @@ def queues(app: str | None, config_files: str | None, broker: str | None, as_jso
     WAITING is unread, HELD in the hands of workers, DELAYED waits for its time, DEAD will not be tried again; OLDEST
     is the age of the oldest message that is not done.
     """
-    from taskstream.broker import Broker
     from taskstream.inspector import overview
 
     target = find_target(app, config_files)
-    choice = choose(broker, target, broker_said_by)
-    choice.say()
-    connection = Broker(choice.url)
-    try:
+    with connected(broker, target) as connection:
         streams = overview(connection, _streams_of(target)).streams
-    finally:
-        connection.close()
     if as_json:
         print_json(streams)
         return DONE
@@ -75,15 +69,9 @@ def queues(app: str | None, config_files: str | None, broker: str | None, as_jso
 def workers(app: str | None, config_files: str | None, broker: str | None, as_json: bool) -> int:
     """The live worker processes."""
     from taskstream import inspector
-    from taskstream.broker import Broker
 
-    choice = choose(broker, find_target(app, config_files), broker_said_by)
-    choice.say()
-    connection = Broker(choice.url)
-    try:
+    with connected(broker, find_target(app, config_files)) as connection:
         now_ms, found = connection.now_ms(), inspector.workers(connection)
-    finally:
-        connection.close()
     if as_json:
         print_json(found)
         return DONE

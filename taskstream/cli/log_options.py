@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 import click
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+from taskstream.logs import LEVELS
 
-LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def log_level_option(function: Function) -> Function:
