@@ -15,13 +15,13 @@ class GroupView(msgspec.Struct, frozen=True):
     """One consumer group of a stream, in messages.
 
     ``label`` is the event or queue it belongs to, None where no worker has registered it. ``waiting`` counts unread
-    messages, None where Redis cannot tell. ``state`` is the operator's choice, None where nobody chose.
+    messages (up to 10,000 where Redis itself cannot tell). ``state`` is the operator's choice, None where nobody chose.
     ``oldest_age_s`` is how long (s) the oldest waiting or held message has been in the stream.
     """
 
     name: str
     label: str | None
-    waiting: int | None
+    waiting: int
     held: int
     delayed: int
     dead: int

@@ -107,9 +107,7 @@ def _stream_gauges(found: Overview) -> Iterator[Metric]:
         for group in stream.groups:
             labels = [stream.name, group.name]
             for state in ("waiting", "held", "delayed", "dead"):
-                value = getattr(group, state)
-                if value is not None:
-                    messages.add_metric([*labels, state], value)
+                messages.add_metric([*labels, state], getattr(group, state))
             oldest.add_metric(labels, group.oldest_age_s or 0.0)
             consuming.add_metric(labels, group.consumers)
     yield from (length, messages, oldest, consuming)
