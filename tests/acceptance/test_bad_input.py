@@ -71,7 +71,7 @@ FILES = [
     ("jobs/work.py", '["run"]', '["walk"]', r"work.*'walk'"),
     ("jobs/work.py", "import os", "raise RuntimeError('out of order')", r"work.*RuntimeError: out of order"),
     ("jobs/work.py", "import os", "import no_such_package", r"work.*no_such_package"),
-    ("jobs/work.py", "import os", "def (:", r"work\.py.*line 7"),
+    ("jobs/work.py", "import os", "def (:", r"work\.py:7"),
 ]
 
 
