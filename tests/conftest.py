@@ -10,8 +10,13 @@ from pathlib import Path
 import pytest
 import redis
 from helpers import OwnServer, Started, taskstream_command
+from hypothesis import HealthCheck, settings
 
 from taskstream.embedded import EmbeddedBroker
+
+# No test judges time: how long an example takes says only how busy the machine is.
+settings.register_profile("taskstream", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("taskstream")
 
 
 @pytest.fixture(autouse=True)
