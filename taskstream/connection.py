@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -50,6 +50,7 @@ PRODUCER = Profile(socket_timeout=READ_TIMEOUT_S, max_connections=16)
 CONSUMER = Profile(socket_timeout=2 * BLOCK_MS / 1000)
 
 _PASSWORD_OPTION = re.compile(r"(password=)[^&]*", re.IGNORECASE)
+_HIDDEN = r"\1***"
 
 # Replies that say "not now" rather than "never": starting, failing over, full.
 _PASSING = (
@@ -68,17 +69,19 @@ _PASSING = (
 
 
 def display_url(url: str) -> str:
-    """The URL as it may be shown and logged: without its password."""
+    """The URL as it may be shown and logged: without its password, else as it was written."""
     try:
         parts = urlsplit(url)
     except ValueError:
         return "(no URL)"
-    netloc = parts.netloc
-    if "@" in netloc:
-        credentials, _, hosts = netloc.rpartition("@")
+    shown = url
+    if "@" in parts.netloc:
+        credentials, _, hosts = parts.netloc.rpartition("@")
         user = credentials.partition(":")[0]
-        netloc = f"{user + ':' if user else ''}***@{hosts}"
-    return urlunsplit(parts._replace(netloc=netloc, query=_PASSWORD_OPTION.sub(r"\1***", parts.query)))
+        shown = shown.replace(parts.netloc, f"{user + ':' if user else ''}***@{hosts}", 1)
+    if parts.query:
+        shown = shown.replace(f"?{parts.query}", f"?{_PASSWORD_OPTION.sub(_HIDDEN, parts.query)}", 1)
+    return shown
 
 
 def open_pool(url: str, profile: Profile) -> ConnectionPool:

@@ -126,6 +126,8 @@ def test_no_password_is_ever_shown(url: str, password: str) -> None:
     ("url", "shown"),
     [
         ("redis://h:1/0", "redis://h:1/0"),
+        ("unix:///run/x.sock", "unix:///run/x.sock"),
+        ("json:///var/results", "json:///var/results"),
         ("redis://:x@h:1/0", "redis://***@h:1/0"),
         ("rediss://u:x@h:1/0", "rediss://u:***@h:1/0"),
         ("sentinel://u:x@a:1,b:2/main", "sentinel://u:***@a:1,b:2/main"),
