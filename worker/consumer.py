@@ -44,6 +44,9 @@ UNCOMMITTED = 2_000
 
 RECONCILE_S = 10.0
 
+POLL_S = 0.05
+"""How often a reader looks that may not wait on the server, because it would do so with the last free slot."""
+
 
 class Queue(Protocol):
     """The executor, as the reader needs it."""
@@ -86,6 +89,8 @@ class Consumer:
         self.active = 0
         """Jobs of this subscription queued or running here."""
         self.membership: Membership | None = None
+        self.takes_over = False
+        """What a dead consumer held waits for room here, so nothing new is read until it has some."""
         self.state = STARTED if subscription.auto_start else STOPPED
         self.last_read = 0.0
         """Boottime (s) of the last read that the server answered."""
@@ -312,19 +317,23 @@ class Consumer:
             return 0
         if membership is None or membership.lost or boottime() >= membership.deadline:
             return 0
-        if len(membership.jobs) >= slots.total + UNCOMMITTED:
+        if len(membership.jobs) >= slots.total + UNCOMMITTED or slots.wanted or self.takes_over:
             return 0
-        count = slots.free
-        if subscription.concurrency is not None:
-            count = min(count, subscription.concurrency - self.active)
+        count = self.room
         if subscription.batch_size is not None:
             count = min(count, subscription.batch_size)
-        return max(count, 0)
+        return count
+
+    @property
+    def room(self) -> int:
+        """How many messages of this subscription could start now."""
+        free, limit = self._around.slots.free, self.subscription.concurrency
+        return max(0, free if limit is None else min(free, limit - self.active))
 
     def _read(self, membership: Membership, room: int) -> None:
         started = time.monotonic()
         slots = self._around.slots
-        main, block, count = True, True, room
+        main, block, count, pause = True, True, room, 0.0
         if self._again_hot:
             # COUNT holds for each of the two streams, so share it out while both may have something.
             if room == 1:
@@ -335,8 +344,10 @@ class Consumer:
             if self._main_hot:
                 block = False
             else:
-                # Others need the slots while this read waits on the server.
+                # Others need the slots while this read waits on the server; with the last one it must not wait.
                 count = max(1, count // 4)
+                if block and count >= slots.free:
+                    block, pause = False, POLL_S
         reserved = count if block and not self._around.alone else 0
         slots.reserved += reserved
         self._reading = True
@@ -349,6 +360,7 @@ class Consumer:
         self._main_hot = bool(entries)
         self._again_hot = any(entry.from_again for entry in entries)
         if not entries:
+            gevent.sleep(pause)
             return
         if self.state != STARTED:
             room = 0  # consumption was stopped while the reply was on its way

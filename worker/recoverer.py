@@ -23,6 +23,7 @@ from .membership import Membership
 from .slots import Slots
 
 SWEEP_S = 1.0
+AGAIN_S = 0.02
 
 
 class Observations:
@@ -76,17 +77,31 @@ class Recoverer:
             more = False
             for consumer in self._consumers:
                 membership = consumer.membership
-                if membership is None or membership.lost:
-                    continue
-                try:
-                    more |= self._sweep(consumer, membership)
-                except (redis.RedisError, OSError, TaskstreamError) as error:
-                    self._link.close()
-                    self._log.debug("Sweep failed", {**consumer.fields(), "error": error})
-            gevent.sleep(0.02 if more else SWEEP_S)
+                found: bool | None = False
+                if membership is not None and not membership.lost:
+                    try:
+                        found = self._sweep(consumer, membership)
+                    except (redis.RedisError, OSError, TaskstreamError) as error:
+                        self._link.close()
+                        self._log.debug("Sweep failed", {**consumer.fields(), "error": error})
+                consumer.takes_over = found is None
+                more |= bool(found)
+            self._wait(AGAIN_S if more else SWEEP_S)
 
-    def _sweep(self, consumer: Consumer, membership: Membership) -> bool:
-        """Look at one group; return whether there is more to take over right now."""
+    def _wait(self, seconds: float) -> None:
+        """Wait; less if room comes for what is to be taken over, which readers would fill again at once."""
+        waiting = [consumer for consumer in self._consumers if consumer.takes_over]
+        self._slots.wanted = bool(waiting) and self._slots.free <= 0
+        if not waiting:
+            self._slots.notice()
+            gevent.sleep(seconds)
+            return
+        until = boottime() + seconds
+        while boottime() < until and not any(consumer.room for consumer in waiting):
+            gevent.sleep(AGAIN_S)
+
+    def _sweep(self, consumer: Consumer, membership: Membership) -> bool | None:
+        """Look at one group; return whether there is more to take over right now, None if that waits for room."""
         leases = membership.group.sweep(self._link.call)
         if self._link.generation != self._generation:
             self._generation = self._link.generation
@@ -95,10 +110,12 @@ class Recoverer:
         ripe = self._observed[id(consumer)].ripe(leases, membership.group.consumer, boottime())
         more = False
         for victim, score in ripe:
-            count = min(self._slots.free, 100)
-            if count <= 0 or consumer.state != STARTED:
-                # Others may have room. With no room anywhere the messages are as well held where they are.
+            if consumer.state != STARTED:
                 return False
+            count = min(consumer.room, 100)
+            if not count:
+                # Others may have room. If nobody has, this comes before new messages, or a backlog keeps it waiting.
+                return None
             claimed = membership.group.claim(self._link.call, victim, score, count)
             if claimed.mine_ran_out or membership.lost:
                 return False
@@ -107,6 +124,7 @@ class Recoverer:
                     "Took over from a dead worker",
                     {**consumer.fields(), "consumer": victim, "count": len(claimed.entries)},
                 )
-                consumer.accept(membership, claimed.entries)
+                # Consumption may have been stopped while the reply was on its way.
+                consumer.accept(membership, claimed.entries, run=consumer.state == STARTED)
             more |= not claimed.finished
         return more

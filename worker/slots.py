@@ -16,6 +16,8 @@ class Slots:
         self.total = total
         self.used = 0
         self.reserved = 0
+        self.wanted = False
+        """A takeover waits for a free slot: readers leave the next one to it."""
         self.changed = Event()
 
     @property

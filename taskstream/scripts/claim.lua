@@ -20,6 +20,8 @@ local score = tonumber(redis.call('ZSCORE', KEYS[3], victim) or 'nan')
 if score ~= score or (score >= 2 and (score > now or score ~= tonumber(ARGV[5]))) then
   return {0}
 end
+-- A server that is out of memory takes writes that need more only after another write of the same script.
+redis.call('PERSIST', KEYS[3])
 if score >= 1 then
   score = score == 1 and -1 or 0
   redis.call('ZADD', KEYS[3], 'XX', score, victim)

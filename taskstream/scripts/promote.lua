@@ -6,6 +6,8 @@
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])
+-- A server that is out of memory takes writes that need more only after another write of the same script.
+redis.call('PERSIST', KEYS[1])
 for _, member in ipairs(due) do
   local ok, fields = pcall(cjson.decode, member)
   ok = ok and type(fields) == 'table' and #fields >= 2 and #fields % 2 == 0 and #fields <= 1000

@@ -3,6 +3,8 @@
 -- KEYS  1 stream  2 again  3 leases
 -- ARGV  1 group  2 consumer  3 lease (ms)
 -- Returns 1, or 0 if the name was used before (a consumer name is never used twice).
+-- A server that is out of memory takes writes that need more only after another write of the same script.
+redis.call('PERSIST', KEYS[3])
 for i = 1, 2 do
   local made = redis.pcall('XGROUP', 'CREATE', KEYS[i], ARGV[1], '0', 'MKSTREAM')
   if made.err and not string.find(made.err, 'BUSYGROUP', 1, true) then

@@ -8,6 +8,8 @@ local score = redis.call('ZSCORE', KEYS[3], consumer)
 if not score or tonumber(score) < 2 then
   return -1
 end
+-- A server that is out of memory takes writes that need more only after another write of the same script.
+redis.call('PERSIST', KEYS[3])
 for i = 4, #ARGV do
   redis.call('HINCRBY', KEYS[4], ARGV[i], 1)
   redis.call('EXPIRE', KEYS[4], ARGV[3])

@@ -9,6 +9,8 @@ local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
 if not score or tonumber(score) < 2 then
   return {0, version, state}
 end
+-- A server that is out of memory takes writes that need more only after another write of the same script.
+redis.call('PERSIST', KEYS[1])
 local time = redis.call('TIME')
 redis.call('ZADD', KEYS[1], 'XX', time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[2], ARGV[1])
 return {1, version, state}

@@ -7,6 +7,8 @@
 -- without renewal.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+-- A server that is out of memory takes writes that need more only after another write of the same script.
+redis.call('PERSIST', KEYS[3])
 for i = 1, 2 do
   local groups = redis.pcall('XINFO', 'GROUPS', KEYS[i])
   if not groups.err then

@@ -11,7 +11,9 @@ import pytest
 from helpers import Started, alive, eventually
 from jobs import Jobs, kill, worker_processes
 
+from taskstream.connection import BLOCK_MS
 from taskstream.handler import QUEUE_GROUP
+from taskstream.message import Message, encode_json, new_id
 
 
 @pytest.fixture
@@ -46,6 +48,28 @@ def test_a_killed_worker_process_is_replaced_at_once(jobs: Jobs) -> None:
     eventually(lambda: len(worker_processes(pool)) == 2)
     jobs.settled()
     assert deaths(jobs) == {}
+
+
+def test_what_a_killed_process_held_comes_before_a_backlog(jobs: Jobs) -> None:
+    # Given two processes with room for one message each, that are never without a next one
+    jobs.pool(lease=60, processes=2, concurrency=1)
+    jobs.running(2)
+    first = jobs.send("slow", "a")
+    (pid,) = eventually(lambda: jobs.runs("start", "a"))
+    keys = [f"k{number}" for number in range(20)]
+    ids = [jobs.send("slow", key) for key in keys]
+    eventually(lambda: jobs.runs("start", "k0"))
+    # When the process of one is killed, and the one that replaces it has taken the next
+    kill(pid, signal.SIGKILL)
+    eventually(lambda: jobs.runs("start", "a")[1:] or jobs.runs("start", "k1"))
+    time.sleep(2)
+    # Then it is run as soon as a message ends
+    jobs.go("k0", "k1")
+    eventually(lambda: len(jobs.runs("start", "a")) == 2, 5)
+    jobs.go("a", *keys)
+    assert [jobs.outcome(one).state for one in (first, *ids)] == ["SUCCESS"] * 21
+    assert all(len(jobs.runs("start", key)) == 1 for key in keys)
+    jobs.settled()
 
 
 def test_a_whole_pool_killed_is_taken_over_within_ten_seconds(jobs: Jobs) -> None:
@@ -97,7 +121,7 @@ def test_poison_ends_as_a_dead_letter_and_its_neighbours_are_unharmed(jobs: Jobs
     # Then it is not run again
     assert outcome.state == "FAILURE" and outcome.error is not None and outcome.error.type == "WorkerDied"
     assert len(jobs.runs("poison")) == 2
-    assert list(jobs.letters()) == [poison.encode()]
+    assert eventually(lambda: list(jobs.letters())) == [poison.encode()]
     # And the others are done, although they shared its first death
     assert [jobs.outcome(one).state for one in neighbours] == ["SUCCESS"] * 4
     assert all(len(jobs.runs("end", key)) == 1 for key in "abcd")
@@ -164,3 +188,23 @@ def test_a_handler_that_holds_the_interpreter_keeps_its_lease(jobs: Jobs) -> Non
     assert (outcome.state, outcome.delivery) == ("SUCCESS", 1)
     assert len(jobs.runs("hog")) == 1
     jobs.settled()
+
+
+def test_an_idle_queue_takes_no_slot_from_a_busy_one(
+    tmp_path: Path, broker_url: str, start_cli: Callable[..., Started]
+) -> None:
+    # Given a pool with room for one message, that reads two queues
+    jobs = Jobs(tmp_path, broker_url, start_cli)
+    with (tmp_path / "jobs.py").open("a", encoding="utf-8") as module:
+        module.write("\n\n@app.task(queue='other')\ndef sub(a: int, b: int) -> int:\n    return a - b\n")
+    jobs.pool(concurrency=1)
+    jobs.running(1)
+    # When one of them gets messages, then the other
+    for queue, name in (("jobs", "jobs.add"), ("other", "jobs.sub")):
+        ids = [new_id() for _ in range(20)]
+        for number, one in enumerate(ids):
+            jobs.broker.publish(queue, Message(one, name, encode_json({"args": [number, 0]})))
+        started = time.monotonic()
+        # Then they do not wait for reads of the idle one to end
+        assert [jobs.outcome(one).delivery for one in ids] == [1] * 20
+        assert time.monotonic() - started < BLOCK_MS / 1000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,36 @@ def test_a_broker_that_restarts_under_a_running_message(
     pool.send(signal.SIGTERM)
     assert pool.wait() == 0
     assert jobs.state.consumers == 0
+
+
+def test_a_broker_without_memory_is_worked_empty(
+    tmp_path: Path, own_valkey: OwnServer, start_cli: Callable[..., Started]
+) -> None:
+    jobs = Jobs(tmp_path, own_valkey.url, start_cli)
+    pool = jobs.pool(concurrency=2)
+    jobs.running(1)
+    held = [jobs.send("slow", key) for key in "ab"]
+    eventually(lambda: jobs.runs("start", "b"))
+    held += [jobs.send("add", number, 0) for number in range(20)]
+    retried = jobs.send("flaky", "c")
+    # When the broker takes nothing more, for longer than a lease
+    jobs.broker.client.config_set("maxmemory", 1)
+    with pytest.raises(BrokerUnavailable):
+        jobs.send("add", 0, 0)
+    time.sleep(2.5)
+    jobs.go("a", "b")
+    # Then what is there is worked off, by those who held it
+    assert [(one.state, one.delivery) for one in map(jobs.outcome, held)] == [("SUCCESS", 1)] * 22
+    assert jobs.outcome(retried).attempts == 2
+    jobs.settled()
+    # And a pool can stop and another start
+    pool.send(signal.SIGTERM)
+    assert pool.wait() == 0
+    assert jobs.state.consumers == 0
+    jobs.pool()
+    eventually(lambda: jobs.state.consumers == 1)
+    jobs.broker.client.config_set("maxmemory", 0)
+    consumes(jobs, 99)
 
 
 FORGETTING: dict[str, list[tuple[Any, ...]]] = {
