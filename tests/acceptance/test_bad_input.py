@@ -130,6 +130,8 @@ def test_a_file_that_is_none(app: Path, run_cli: RunCli, file: str, content: byt
 def test_a_mistake_in_the_arguments(
     app: Path, broker_url: str, run_cli: RunCli, arguments: tuple[str, ...], expected: str
 ) -> None:
+    if arguments[0] == "run" and "--port" not in arguments:
+        arguments = (*arguments, "--port", str(free_port()))  # the default one may be in use on this machine
     line = only_line(run_cli(*arguments, cwd=app, env={"TASKSTREAM_BROKER": broker_url}))
     assert re.search(expected, line), line
 

@@ -104,6 +104,34 @@ def test_a_second_signal_is_passed_on_and_a_third_kills(box: Box) -> None:
     assert not any(pid is not None and alive(pid) for pid in pids)
 
 
+def test_the_first_signal_while_restarting_hurries_nobody(box: Box) -> None:
+    # Given a child that takes its time to stop for a restart, and the user's first signal
+    box.child(HURRIED)
+    children = box.all()
+    children.start()
+    eventually(lambda: "up" in box.output())
+    box.events.put(Signalled(signal.SIGINT))
+    box.events.put(Changed(("again.py",)))
+    # When it is stopped, then it is asked once only
+    assert children.stop(1.0, restart=True) is True
+    assert (box.output().count("term"), box.said) == (1, ["stopping"])
+    # And what changed meanwhile is kept
+    assert (box.events.take_changes(), box.events.take_changes()) == (("again.py",), ())
+
+
+def test_the_second_signal_while_restarting_hurries(box: Box) -> None:
+    box.child(HURRIED)
+    children = box.all()
+    children.start()
+    eventually(lambda: "up" in box.output())
+    box.events.put(Signalled(signal.SIGINT))
+    box.events.put(Signalled(signal.SIGINT))
+    begun = time.monotonic()
+    assert children.stop(60.0, restart=True) is True
+    assert time.monotonic() - begun < 10.0
+    assert box.output().count("term") == 2
+
+
 def test_what_died_is_started_again_with_backoff(box: Box) -> None:
     box.child("print('ran', flush=True); raise SystemExit(1)")
     children = box.all()
@@ -153,12 +181,14 @@ def test_what_a_dead_child_leaves_behind_may_finish_and_is_gone_after_the_stop(b
 
 
 def test_signals_and_ends_of_children_become_events(box: Box) -> None:
+    before = signal.getsignal(signal.SIGINT)  # ignored where the tests run in the background of a script
     with listening(box.events):
+        assert signal.getsignal(signal.SIGINT) is not before
         os.kill(os.getpid(), signal.SIGTERM)
         assert box.events.get(timeout=5.0) == Signalled(signal.SIGTERM)
         box.child("pass").start()
         assert box.events.get(timeout=5.0) == ChildEnded()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_watch_over_ends_with_a_signal(box: Box) -> None:
@@ -180,7 +210,8 @@ def test_watch_over_starts_anew_only_if_the_change_is_good(box: Box) -> None:
     seen: list[tuple[str, ...]] = []
     pids: list[int | None] = []
 
-    def on_change(paths: tuple[str, ...]) -> bool:
+    def on_change(paths: tuple[str, ...], running: bool) -> bool:
+        assert running
         pids.append(child.pid)
         seen.append(paths)
         return paths == ("good.py",)
@@ -200,6 +231,37 @@ def test_watch_over_starts_anew_only_if_the_change_is_good(box: Box) -> None:
     thread.join()
     assert seen == [("bad.py",), ("good.py",), ("bad.py",)]
     assert pids[0] == pids[1] != pids[2]
+
+
+def test_watch_over_starts_nothing_that_broke_while_stopping(box: Box) -> None:
+    child = box.child(
+        "import signal, time\n"
+        "def stop(*_):\n    print('stopping', flush=True)\n    time.sleep(1)\n    exit(0)\n"
+        "signal.signal(signal.SIGTERM, stop)\nprint('up', flush=True)\ntime.sleep(60)"
+    )
+    asked: list[tuple[str, bool, bool]] = []
+
+    def on_change(paths: tuple[str, ...], running: bool) -> bool:
+        asked.append((paths[0], running, child.pid is not None))
+        return paths != ("broken.py",)
+
+    def author() -> None:
+        """Saves good code, then broken code while the children stop; later repairs it, and stops."""
+        eventually(lambda: "up" in box.output())
+        box.events.put(Changed(("good.py",)))
+        eventually(lambda: "stopping" in box.output())
+        box.events.put(Changed(("broken.py",)))
+        eventually(lambda: len(asked) == 2)
+        box.events.put(Changed(("repaired.py",)))
+        eventually(lambda: box.output().count("up") == 2)
+        box.events.put(Signalled(signal.SIGTERM))
+
+    thread = threading.Thread(target=author)
+    thread.start()
+    assert watch_over(box.all(), box.events, 5.0, on_change) == 0
+    thread.join()
+    assert asked == [("good.py", True, True), ("broken.py", False, False), ("repaired.py", False, False)]
+    assert box.output().count("up") == 2
 
 
 def test_watch_over_stops_all_where_nothing_can_be_said_any_more(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
