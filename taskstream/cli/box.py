@@ -95,13 +95,14 @@ def announce(url: str, broker_url: str, facts: Facts, stop_hint: str) -> None:
     print("\n".join(f"  {name:<8} {text}" for name, text in rows if text), flush=True)
 
 
-def watch_over(
-    children: Children, events: Events, grace: float, on_change: Callable[[tuple[str, ...]], bool] | None = None
-) -> int:
+OnChange = Callable[[tuple[str, ...], bool], bool]
+"""Checks changed code: called with the paths and whether anything runs; says whether to start all anew."""
+
+
+def watch_over(children: Children, events: Events, grace: float, on_change: OnChange | None = None) -> int:
     """Keep the children running until a stop signal comes, then stop them; return the exit status. For the main thread.
 
-    ``on_change`` is called with the paths that changed: it checks them and says whether to start all anew. Without
-    one, a child whose configuration cannot work ends everything, with exit status 2.
+    Without ``on_change``, a child whose configuration cannot work ends everything, with exit status 2.
     """
     with listening(events):
         try:
@@ -112,7 +113,7 @@ def watch_over(
             children.stop(grace + KILL_MARGIN_S)
 
 
-def _tend(children: Children, events: Events, grace: float, on_change: Callable[[tuple[str, ...]], bool] | None) -> int:
+def _tend(children: Children, events: Events, grace: float, on_change: OnChange | None) -> int:
     while True:
         try:
             event = events.get(timeout=children.patience())
@@ -122,14 +123,24 @@ def _tend(children: Children, events: Events, grace: float, on_change: Callable[
             note("stopping")
             return 0
         if isinstance(event, Changed) and on_change is not None:
-            if on_change(event.paths):
-                if children.stop(grace + KILL_MARGIN_S):
+            if on_change(event.paths, children.running()):
+                if children.stop(grace + KILL_MARGIN_S, restart=True):
                     return 0
-                children.start()
+                if _still_good(events, on_change):
+                    children.start()
             continue
         hopeless = children.tend()
         if hopeless and on_change is None:
             note(f"{hopeless[0].name} cannot work with this configuration: stopping")
+            children.stop(grace + KILL_MARGIN_S, restart=True)
             return 2
         if hopeless:
             note(f"{hopeless[0].name} cannot work with this code: waiting for the next change")
+
+
+def _still_good(events: Events, on_change: OnChange) -> bool:
+    """Whether the code can still be started after what changed while the children were stopping."""
+    while later := events.take_changes():
+        if not on_change(later, False):
+            return False
+    return True

@@ -1,8 +1,8 @@
 """The child processes of ``dev`` and ``run``: starts them, starts a dead one again, stops them within bounds.
 
 Children have process groups of their own, so a Ctrl-C in the terminal reaches this process only; each child then
-gets exactly one SIGTERM (to a worker pool a second one means "now"). Should this process be killed, they get the
-same signal from the kernel (taskstream.processes).
+gets exactly one SIGTERM (to a worker pool a second one means "now"), two if the user asks twice. Should this process
+be killed, they get the same signal from the kernel (taskstream.processes).
 """
 
 from __future__ import annotations
@@ -60,6 +60,14 @@ class Events(queue.SimpleQueue[Event]):
         """Add an event."""
         self.stop_wanted |= isinstance(item, Signalled)
         super().put(item)
+
+    def take_changes(self) -> tuple[str, ...]:
+        """Take out the changes that are here by now; their paths. All else stays."""
+        found = [self.get_nowait() for _ in range(self.qsize())]
+        for event in found:
+            if not isinstance(event, Changed):
+                self.put(event)
+        return tuple(sorted({path for event in found if isinstance(event, Changed) for path in event.paths}))
 
 
 @contextmanager
@@ -191,18 +199,25 @@ class Children:
             times.append(TICK_S)
         return max(0.0, min(times)) if times else None
 
-    def stop(self, grace: float) -> bool:
+    def running(self) -> bool:
+        """Whether any of them runs."""
+        return any(child.pid is not None for child in self._children)
+
+    def stop(self, grace: float, *, restart: bool = False) -> bool:
         """Stop all: SIGTERM to each, SIGKILL to what is left after ``grace`` seconds.
 
-        A stop signal meanwhile is passed on to them once (hurry), another one kills. Returns whether one came.
+        A second stop signal from the user is passed on to them (hurry), a third kills. The first one came before,
+        unless ``restart`` says that nobody has sent any: then it changes nothing for children that stop already.
+        Returns whether one came meanwhile. Changes that come meanwhile stay events.
         """
         deadline = time.monotonic() + grace
         for child in self._children:
             child.ask_to_stop()
-        pressed = 0
+        pressed = before = 0 if restart else 1
+        later: list[Changed] = []
         while not all(child.ended() for child in self._children):
             left = deadline - time.monotonic()
-            if left <= 0 or pressed > 1:
+            if left <= 0 or pressed > 2:
                 for child in self._children:
                     child.kill()
                 break
@@ -210,11 +225,18 @@ class Children:
                 event = self._events.get(timeout=min(left, TICK_S))
             except queue.Empty:
                 continue
-            if isinstance(event, Signalled):
+            if isinstance(event, Changed):
+                later.append(event)
+            elif isinstance(event, Signalled):
                 pressed += 1
-                for child in self._children:
-                    child.ask_to_stop()
-        return pressed > 0
+                if pressed == 1:
+                    self._say("stopping")
+                if pressed == 2:
+                    for child in self._children:
+                        child.ask_to_stop()
+        for event in later:
+            self._events.put(event)
+        return pressed > before
 
 
 def _how(status: int) -> str:

@@ -68,15 +68,17 @@ def _reloading(web: Child, pool: Child, target: Target, facts: Facts) -> int:
     config_files = target.config_files.split(",") if target.config_files else []
     pool.wanted = bool(facts.subscriptions)
 
-    def take_up(paths: tuple[str, ...]) -> bool:
+    def take_up(paths: tuple[str, ...], running: bool) -> bool:
         """Whether the changed code can be loaded; what runs goes on otherwise."""
         shown = ", ".join(os.path.relpath(path, folder) for path in paths[:3]) + (", …" if len(paths) > 3 else "")
         try:
             pool.wanted = bool(gather_apart(target, give_up=lambda: events.stop_wanted).subscriptions)
         except TaskstreamError as error:
-            note(
-                f"{' '.join(str(error).split())} (changed: {shown}; the code from before goes on until the next change)"
-            )
+            if not events.stop_wanted:
+                then = (
+                    "the code from before goes on until the next change" if running else "waiting for the next change"
+                )
+                note(f"{' '.join(str(error).split())} (changed: {shown}; {then})")
             return False
         note(f"changed: {shown}; starting web server and workers anew")
         return True
