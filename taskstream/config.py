@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import marshmallow as ma
 from marshmallow import validate
@@ -34,6 +34,7 @@ _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([smhdw])")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _WHOLE = "_whole"
+_MISSING = ma.fields.Field.default_error_messages["required"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,18 @@ class AppConfig:
     events: Mapping[str, EventConfig]
 
 
+class UnknownKey(str):
+    """What is wrong with a key that is none; ``meant`` is the one its author probably meant."""
+
+    meant: str | None
+
+    def __new__(cls, text: str, meant: str | None) -> Self:
+        """The text with what was meant."""
+        found = super().__new__(cls, text)
+        found.meant = meant
+        return found
+
+
 class Section(ma.Schema):
     """A part of a file. A key it does not know is an error that suggests the nearest one it does."""
 
@@ -113,7 +126,7 @@ class Section(ma.Schema):
         for key in original.keys() - self.fields.keys():
             near = difflib.get_close_matches(key, self.fields, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(self.fields))}"
-            errors[key] = [f"unknown key; {hint}"]
+            errors[key] = [UnknownKey(f"unknown key; {hint}", near[0] if near else None)]
         if errors:
             raise ma.ValidationError(errors)
 
@@ -376,8 +389,20 @@ def _readable(messages: Any) -> Any:
     if isinstance(messages, Mapping):
         if set(messages) in ({"value"}, {"key"}, {"_schema"}):
             return _readable(next(iter(messages.values())))
-        return {key: _readable(value) for key, value in messages.items()}
+        unknown = {key: value for key, value in messages.items() if _is_unknown(value)}
+        # A key that was meant is not missing: it is misspelt.
+        meant = {value[0].meant for value in unknown.values()}
+        others = {
+            key: _readable(value)
+            for key, value in messages.items()
+            if key not in unknown and not (key in meant and value == [_MISSING])
+        }
+        return unknown | others
     return messages
+
+
+def _is_unknown(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], UnknownKey)
 
 
 def _server(path: Path, content: dict[str, Any]) -> ServerConfig:

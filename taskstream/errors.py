@@ -93,7 +93,8 @@ def one_line(errors: Mapping[str, object] | Sequence[object] | object, prefix: s
     """Flatten nested validation errors into ``field.sub: reason; other: reason``."""
     if isinstance(errors, Mapping):
         parts = [one_line(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in errors.items()]
-        return "; ".join(parts)
+        # marshmallow's texts are sentences, ours are not: only the last may end like one.
+        return "; ".join([*(part.removesuffix(".") for part in parts[:-1]), *parts[-1:]])
     if isinstance(errors, Sequence) and not isinstance(errors, str):
         text = " ".join(str(item) for item in errors)
     else:

@@ -136,6 +136,23 @@ def test_mistakes_in_an_app_are_one_line(tmp_path: Path, path: str, value: objec
     assert expected in found
 
 
+def test_a_misspelt_key_comes_first_and_is_not_also_missing(tmp_path: Path) -> None:
+    read_stream = {"consumer_grup": "x", "name": 5}
+    event = {"type": "STREAM", "read_stream": read_stream}
+    file = write(tmp_path, "config.json", with_value(APP, "events/x", event))
+    place = "events.x.read_stream"
+    assert error_of(file) == (
+        f"{file}: {place}.consumer_grup: unknown key; did you mean 'consumer_group'?; {place}.name: Not a valid string."
+    )
+    # And what nobody meant is missing still, in sentences that go on after a semicolon
+    read_stream.clear()
+    read_stream["consumer_grup"] = "x"
+    assert "name: Missing data" in error_of(write(tmp_path, "config.json", with_value(APP, "events/x", event)))
+    assert error_of(write(tmp_path, "config.json", with_value(APP, "app", {}))) == (
+        f"{file}: app.name: Missing data for required field; app.version: Missing data for required field."
+    )
+
+
 @pytest.mark.parametrize(
     ("path", "value", "expected"),
     [
@@ -171,7 +188,7 @@ def test_mistakes_in_the_server_file_are_one_line(tmp_path: Path, path: str, val
         ('{"env": {"a": NaN}}', "not valid JSON: NaN"),
         ("[" * 100_000, "nested too deeply"),
         ('{"env": {"a": ' + "9" * 10_000 + "}}", "integer string conversion"),
-        ('{"env": {"a": ' + "9" * 30 + "}}", "env.a: Not a value that JSON can carry."),
+        ('{"env": {"a": ' + "9" * 30 + "}}", "env.a: Not a value that JSON can carry"),
     ],
 )
 def test_what_is_no_json_object_is_one_line(tmp_path: Path, text: str, expected: str) -> None:
