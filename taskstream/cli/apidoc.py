@@ -42,6 +42,9 @@ def read(path: Path) -> dict[str, Any]:
     """The document in a file. Raises ConfigError."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except FileNotFoundError:
+        option = "" if path.name == str(path) == "openapi.json" else f" --output-file {path}"
+        raise ConfigError(f"there is no {path}: write it with `taskstream openapi create{option}`") from None
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; {REMEDY}") from None
     except msgspec.MsgspecError as error:

@@ -32,13 +32,21 @@ def test_every_place_that_differs_is_one_line() -> None:
 
 @pytest.mark.parametrize(
     ("content", "text"),
-    [(None, "No such file"), (b"[1]", "is no OpenAPI document"), (b"{", "is no OpenAPI document")],
+    [(b"[1]", "is no OpenAPI document"), (b"{", "is no OpenAPI document")],
 )
-def test_a_file_that_is_none_is_one_clear_line(tmp_path: Path, content: bytes | None, text: str) -> None:
+def test_a_file_that_is_none_is_one_clear_line(tmp_path: Path, content: bytes, text: str) -> None:
     file = tmp_path / "openapi.json"
-    if content is not None:
-        file.write_bytes(content)
+    file.write_bytes(content)
     with pytest.raises(ConfigError, match=text) as caught:
         read(file)
     assert str(caught.value).startswith(str(file))
     assert str(caught.value).endswith("make it anew with `taskstream openapi create`")
+
+
+def test_a_file_that_is_not_there_is_named_with_the_command_that_writes_it() -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(Path("no-folder/openapi.json"))
+    assert str(caught.value) == (
+        "there is no no-folder/openapi.json: "
+        "write it with `taskstream openapi create --output-file no-folder/openapi.json`"
+    )
