@@ -68,7 +68,9 @@ class AsyncResult(Generic[R_co]):
         queues = self._source.queues() if self._queue is None else (self._queue,)
         outcome = self._source.outcomes.wait(self.id, queues, timeout)
         if outcome is None:
-            raise ResultTimeout(f"no outcome of message {self.id} within {timeout} s; it goes on")
+            raise ResultTimeout(
+                f"no outcome of message {self.id} within {timeout} s; it goes on, or there never was such a message"
+            )
         if outcome.state == SUCCESS:
             value: R_co = self._source.value_of(outcome)
             return value
