@@ -298,14 +298,16 @@ class Consumer:
 
     def _reconcile(self, membership: Membership) -> None:
         after_reconnect = self._reconcile_at == 0.0
-        missing = membership.group.missing(
-            self._link.call,
-            lambda again, entry: (again, entry) in membership.jobs,
-            UNCOMMITTED + self._around.slots.total,
-        )
-        if missing:
-            self._around.log.warning("Found messages whose delivery got lost", {**self.fields(), "count": len(missing)})
-            self.accept(membership, missing, run=self.state == STARTED)
+        limit = UNCOMMITTED + self._around.slots.total
+        with membership.receiving:
+            missing = membership.group.missing(
+                self._link.call, lambda again, entry: (again, entry) in membership.jobs, limit
+            )
+            if missing:
+                self._around.log.warning(
+                    "Found messages whose delivery got lost", {**self.fields(), "count": len(missing)}
+                )
+                self.accept(membership, missing, run=self.state == STARTED)
         # An old half-open connection that is still blocked on the server may swallow one more entry.
         self._reconcile_at = boottime() + (BLOCK_MS / 1000 + 1 if after_reconnect else RECONCILE_S)
         self._end_older()

@@ -10,10 +10,9 @@ from collections.abc import Callable
 
 import gevent
 import gevent.monkey
-import redis
 
 from taskstream.broker.group import Renewal
-from taskstream.connection import Profile
+from taskstream.connection import Profile, passing
 from taskstream.link import Link
 
 from .clock import boottime
@@ -79,13 +78,14 @@ class LeaseKeeper:
                 try:
                     renewal = member.group.renew(link.call)
                 except Exception as error:
-                    # Redis is away, or somebody wrote nonsense over its keys; a thread that ended would lose the lease.
-                    if not isinstance(error, (redis.RedisError, OSError)):
-                        self._news.append((member, error))
-                        self._async.send()
-                    link.close()
-                    pause = self._interval / 4
-                    break
+                    if passing(error):
+                        link.close()
+                        pause = self._interval / 4
+                        break
+                    # Somebody wrote nonsense over this group's keys. A thread that ended would lose every lease.
+                    self._news.append((member, error))
+                    self._async.send()
+                    continue
                 if renewal.held:
                     member.deadline = sent + self._lease_s
                     if renewal.version == member.choice_version:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import gevent
+from gevent.lock import RLock
 
 from taskstream.broker.group import ConsumerGroup
 from taskstream.handler import Handler, Successor
@@ -22,10 +23,10 @@ class Membership:
 
     ``deadline`` (boottime, s) is until when the lease is known to hold; the lease thread moves it. ``jobs``
     are the messages held, by where they were read and their entry id. ``number`` counts the memberships of
-    the process.
+    the process. ``receiving`` is held while messages that the server already counts as held here become jobs.
     """
 
-    __slots__ = ("choice_version", "consumer", "deadline", "group", "jobs", "lost", "number")
+    __slots__ = ("choice_version", "consumer", "deadline", "group", "jobs", "lost", "number", "receiving")
 
     def __init__(self, consumer: Consumer, group: ConsumerGroup, number: int, deadline: float) -> None:
         self.consumer = consumer
@@ -35,6 +36,7 @@ class Membership:
         self.jobs: dict[tuple[bool, str], Job] = {}
         self.lost = False
         self.choice_version = -1
+        self.receiving = RLock()
 
     def wait_until_sure(self) -> bool:
         """Wait until the lease is known to hold; False if it is lost."""

@@ -12,7 +12,7 @@ import gevent
 import redis
 
 from taskstream.broker import Broker
-from taskstream.connection import Profile
+from taskstream.connection import Profile, passing
 from taskstream.errors import TaskstreamError
 from taskstream.link import Link
 from taskstream.logs import FieldLogger
@@ -82,7 +82,9 @@ class Recoverer:
                     try:
                         found = self._sweep(consumer, membership)
                     except (redis.RedisError, OSError, TaskstreamError) as error:
-                        self._link.close()
+                        # Where only one group's keys are broken, what was observed of the others still counts.
+                        if passing(error):
+                            self._link.close()
                         self._log.debug("Sweep failed", {**consumer.fields(), "error": error})
                 consumer.takes_over = found is None
                 more |= bool(found)
@@ -116,15 +118,17 @@ class Recoverer:
             if not count:
                 # Others may have room. If nobody has, this comes before new messages, or a backlog keeps it waiting.
                 return None
-            claimed = membership.group.claim(self._link.call, victim, score, count)
-            if claimed.mine_ran_out or membership.lost:
-                return False
-            if claimed.entries:
-                self._log.warning(
-                    "Took over from a dead worker",
-                    {**consumer.fields(), "consumer": victim, "count": len(claimed.entries)},
-                )
-                # Consumption may have been stopped while the reply was on its way.
-                consumer.accept(membership, claimed.entries, run=consumer.state == STARTED)
+            # The reader must not come across what was claimed before it is known here.
+            with membership.receiving:
+                claimed = membership.group.claim(self._link.call, victim, score, count)
+                if claimed.mine_ran_out or membership.lost:
+                    return False
+                if claimed.entries:
+                    self._log.warning(
+                        "Took over from a dead worker",
+                        {**consumer.fields(), "consumer": victim, "count": len(claimed.entries)},
+                    )
+                    # Consumption may have been stopped while the reply was on its way.
+                    consumer.accept(membership, claimed.entries, run=consumer.state == STARTED)
             more |= not claimed.finished
         return more

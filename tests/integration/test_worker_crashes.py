@@ -151,7 +151,7 @@ def test_a_process_stopped_past_its_lease_changes_nothing_when_it_wakes(jobs: Jo
     assert after.worker.startswith("asleep") and jobs.runs("add", "1", "1") == [pid]
     assert jobs.found(one) == outcome
     jobs.settled()
-    assert "Lease lost" in asleep.output
+    eventually(lambda: "Lease lost" in asleep.output)
     assert jobs.state.consumers == 1
 
 
