@@ -15,7 +15,8 @@ class GroupView(msgspec.Struct, frozen=True):
     """One consumer group of a stream, in messages.
 
     ``label`` is the event or queue it belongs to, None where no worker has registered it. ``waiting`` counts unread
-    messages (up to 10,000 where Redis itself cannot tell). ``state`` is the operator's choice, None where nobody chose.
+    messages (up to 10,000 where Redis itself cannot tell). ``state`` is what holds (started, stopped): ``choice``, the
+    operator's, or where nobody chose (None) what the workers say they do, None where there is no worker either.
     ``oldest_age_s`` is how long (s) the oldest waiting or held message has been in the stream.
     """
 
@@ -27,6 +28,7 @@ class GroupView(msgspec.Struct, frozen=True):
     dead: int
     consumers: int
     state: str | None
+    choice: str | None
     oldest_age_s: float | None
 
 
@@ -86,7 +88,9 @@ def overview(broker: Broker, extra_streams: Iterable[str] = ()) -> Overview:
     registered = broker.subscriptions()
     labels = {(info.stream, info.group): label for label, info in registered.items()}
     names = {info.stream for info in registered.values()} | set(extra_streams)
-    return Overview(now_ms, [_stream(broker, name, labels, now_ms) for name in sorted(names)], workers(broker))
+    live = workers(broker)
+    reported = {(one.stream, one.group): one.state for worker in live for one in worker.subscriptions}
+    return Overview(now_ms, [_stream(broker, name, labels, reported, now_ms) for name in sorted(names)], live)
 
 
 def workers(broker: Broker) -> list[WorkerView]:
@@ -95,7 +99,10 @@ def workers(broker: Broker) -> list[WorkerView]:
     return sorted((worker for worker in found if worker is not None), key=lambda worker: worker.name)
 
 
-def _stream(broker: Broker, name: str, labels: dict[tuple[str, str], str], now_ms: int) -> StreamView:
+def _stream(
+    broker: Broker, name: str, labels: dict[tuple[str, str], str], reported: dict[tuple[str, str], str], now_ms: int
+) -> StreamView:
+    length, states = broker.stream_state(name)
     groups = [
         GroupView(
             name=group.name,
@@ -105,12 +112,13 @@ def _stream(broker: Broker, name: str, labels: dict[tuple[str, str], str], now_m
             delayed=group.delayed,
             dead=group.dead,
             consumers=group.consumers,
-            state=group.state,
+            state=group.state or reported.get((name, group.name)),
+            choice=group.state,
             oldest_age_s=None if group.oldest_ms is None else max(0.0, (now_ms - group.oldest_ms) / 1000),
         )
-        for group in broker.group_states(name)
+        for group in states
     ]
-    return StreamView(name, broker.stream_length(name), sorted(groups, key=lambda group: group.name))
+    return StreamView(name, length, groups)
 
 
 def _worker(info: dict[str, Any]) -> WorkerView | None:

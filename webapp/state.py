@@ -42,15 +42,12 @@ def register(app: Flask, broker: Broker, subscriptions: Iterable[Subscription], 
             answer = page(render_template("state.html", found=None, error=str(error), **common), status=503)
             answer.headers["Retry-After"] = str(RETRY_AFTER_S)
             return answer
-        # Where nobody chose, what the workers say they do.
-        reported = {(one.stream, one.group): one.state for worker in found.workers for one in worker.subscriptions}
         rows = [
             {
                 **msgspec.structs.asdict(group),
                 "stream": stream.name,
                 "length": stream.length,
                 "label": group.label or labels.get((stream.name, group.name)),
-                "state": group.state or reported.get((stream.name, group.name)),
             }
             for stream in found.streams
             for group in stream.groups

@@ -59,21 +59,28 @@ class Broker(Publisher):
 
     def group_states(self, stream: str) -> list[GroupState]:
         """The groups of ``stream``, by name; empty where there is no such stream."""
-        return sorted((self._group_state(stream, group) for group in self._groups(stream)), key=attrgetter("name"))
+        return self.stream_state(stream)[1]
 
-    def _groups(self, stream: str) -> list[dict[str, Any]]:
+    def stream_state(self, stream: str) -> tuple[int, list[GroupState]]:
+        """``stream_length`` and ``group_states``, in numbers that go together as far as the server lets them."""
+        length, groups = self._groups(stream)
+        return length, sorted((self._group_state(stream, group) for group in groups), key=attrgetter("name"))
+
+    def _groups(self, stream: str) -> tuple[int, list[dict[str, Any]]]:
+        """The stream's length and groups, in one round trip: messages come and go between two."""
         try:
-            rows = self.call("XINFO", "GROUPS", stream)
+            rows, length = self._round_trip([("XINFO", "GROUPS", stream), ("XLEN", stream)])
         except ConfigError as error:
             if "no such key" in str(error):
-                return []
+                return 0, []
             raise
-        return [{key.decode(): value for key, value in zip(row[::2], row[1::2], strict=True)} for row in rows]
+        found = [{key.decode(): value for key, value in zip(row[::2], row[1::2], strict=True)} for row in rows]
+        return int(length), found
 
     def _group_state(self, stream: str, group: dict[str, Any]) -> GroupState:
         name = group["name"].decode()
         again = keys.again(stream, name)
-        own = next((found for found in self._groups(again) if found["name"] == group["name"]), None)
+        own = next((found for found in self._groups(again)[1] if found["name"] == group["name"]), None)
         delayed = self.call("ZCARD", keys.delayed(stream, name))
         dead = self.call("ZCARD", keys.dead(stream, name))
         waiting, oldest = self._unread(stream, group)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
@@ -47,6 +48,37 @@ def test_streams_and_groups(broker: Broker, redis_client: redis.Redis) -> None:
     assert (billing.delayed, billing.dead, billing.consumers, billing.state) == (1, 2, 1, "stopped")
     assert billing.oldest_age_s is not None and 0.0 <= billing.oldest_age_s < 60.0
     assert abs(found.at_ms - broker.now_ms()) < 60_000
+
+
+def test_length_and_groups_are_of_one_moment(broker_url: str, redis_client: redis.Redis) -> None:
+    class Busy(Broker):
+        """Its messages are done as soon as somebody has read the groups."""
+
+        def _unread(self, stream: str, group: dict[str, Any]) -> tuple[int, int | None]:
+            redis_client.xtrim("orders", maxlen=0, approximate=False)
+            return super()._unread(stream, group)
+
+    broker = Busy(broker_url)
+    try:
+        send(broker, "orders", 3)
+        redis_client.xgroup_create("orders", "billing", id="0")
+        redis_client.xreadgroup("billing", "c1", {"orders": ">"}, count=3)
+        (orders,) = inspector.overview(broker, ["orders"]).streams
+        assert (orders.length, orders.groups[0].held) == (3, 3)
+    finally:
+        broker.close()
+
+
+def test_where_nobody_chose_what_the_workers_do_holds(broker: Broker, redis_client: redis.Redis) -> None:
+    redis_client.xgroup_create("orders", "billing", id="0", mkstream=True)
+    held = {"label": "shop.1x0.bill", "stream": "orders", "group": "billing", "state": "started"}
+    info = {"name": "w", "host": "h", "pid": 1, "started_ms": 1, "state": "running", "concurrency": 1}
+    broker.announce_worker("w", {**info, "subscriptions": [held]}, 60)
+    (group,) = inspector.overview(broker, ["orders"]).streams[0].groups
+    assert (group.state, group.choice) == ("started", None)
+    broker.set_state("orders", "billing", "stopped")
+    (group,) = inspector.overview(broker, ["orders"]).streams[0].groups
+    assert (group.state, group.choice) == ("stopped", "stopped")
 
 
 def test_a_group_that_is_done_has_no_age(broker: Broker, redis_client: redis.Redis) -> None:
