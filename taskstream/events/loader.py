@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from taskstream.app.context import package_of
-from taskstream.config import STREAM_TYPE, AppConfig, ServerConfig, read_files, split_paths
+from taskstream.config import AppConfig, ServerConfig, read_files, split_paths
+from taskstream.config_schemas import STREAM_TYPE
 from taskstream.errors import ConfigError
 from taskstream.events.apps import EventApp
 from taskstream.events.chain import RunAsync
