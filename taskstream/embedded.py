@@ -34,11 +34,15 @@ TAKEOVER_WAIT_S = 10.0
 
 
 class RunningBroker(msgspec.Struct):
-    """What ``.taskstream/broker.json`` says; ``owner`` is the process that started the server ``pid``."""
+    """What ``.taskstream/broker.json`` says; ``owner`` is the process that started the server ``pid``.
+
+    ``results`` is the URL of the result store of what works on it, None if none is kept or nobody said.
+    """
 
     url: str
     pid: int
     owner: int
+    results: str | None = None
 
 
 class EmbeddedBroker:
@@ -55,11 +59,16 @@ class EmbeddedBroker:
         *,
         appendfsync: Literal["always", "everysec"] = "everysec",
         port: int | None = None,
+        results: str | None = None,
     ) -> None:
-        """``appendfsync``: what a crash of the machine may cost (nothing; about 2 s). ``port``: a free one if None."""
+        """``appendfsync``: what a crash of the machine may cost (nothing; about 2 s). ``port``: a free one if None.
+
+        ``results`` is told to whoever asks where the broker runs, as in RunningBroker.
+        """
         self._data = folder.resolve() / FOLDER
         self._appendfsync = appendfsync
         self._wanted_port = port
+        self._results = results
         self._port = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._lock: IO[bytes] | None = None
@@ -95,7 +104,7 @@ class EmbeddedBroker:
             assert self._process is not None
             write_whole(
                 self._data / "broker.json",
-                msgspec.json.encode(RunningBroker(self.url, self._process.pid, os.getpid())),
+                msgspec.json.encode(RunningBroker(self.url, self._process.pid, os.getpid(), self._results)),
             )
         except BaseException:
             self.kill()
@@ -175,7 +184,13 @@ class EmbeddedBroker:
 
 
 def running_broker_url(folder: Path) -> str | None:
-    """The URL of the embedded broker that runs in ``folder`` now, else None. A stale file counts for nothing."""
+    """The URL of the embedded broker that runs in ``folder`` now, else None."""
+    found = running_broker(folder)
+    return None if found is None else found.url
+
+
+def running_broker(folder: Path) -> RunningBroker | None:
+    """The embedded broker that runs in ``folder`` now, else None. A stale file counts for nothing."""
     data = folder.resolve() / FOLDER
     found = _read(data)
     if found is None or not sys.platform.startswith(("linux", "darwin")):
@@ -188,7 +203,7 @@ def running_broker_url(folder: Path) -> str | None:
     except OSError:
         return None
     port = int(found.url.rpartition(":")[2].partition("/")[0])
-    return found.url if _answers(port, found.pid) else None
+    return found if _answers(port, found.pid) else None
 
 
 def _binary() -> Path:

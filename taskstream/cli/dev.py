@@ -50,7 +50,7 @@ def dev(app: str | None, config_files: str | None, broker: str | None, port: int
     target = need_target(app, config_files)
     facts = gather_apart(target)
     check_port(LOOPBACK, port)
-    with _dev_broker(broker) as choice:
+    with _dev_broker(broker, facts.results) as choice:
         choice.say()
         processes = min(DEV_PROCESSES, os.cpu_count() or 1)
         web = web_child(target, choice.url, host=LOOPBACK, port=port, processes=1)
@@ -88,15 +88,18 @@ def _reloading(web: Child, pool: Child, target: Target, facts: Facts) -> int:
 
 
 @contextmanager
-def _dev_broker(option: str | None) -> Iterator[Choice]:
-    """The broker somebody named, else an embedded one that ends with the block."""
+def _dev_broker(option: str | None, results: str | None) -> Iterator[Choice]:
+    """The broker somebody named, else an embedded one that ends with the block and tells where ``results`` are."""
     named = explicit(option)
     if named is not None:
         yield named
         return
+    from taskstream.connection import display_url
     from taskstream.embedded import EmbeddedBroker
 
-    with EmbeddedBroker(Path.cwd()) as embedded:
+    # What is told stands in a file, where no password belongs.
+    told = results if results and display_url(results) == results else None
+    with EmbeddedBroker(Path.cwd(), results=told) as embedded:
         yield Choice(embedded.url, "embedded, data in .taskstream/")
 
 

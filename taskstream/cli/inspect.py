@@ -103,7 +103,9 @@ def workers(app: str | None, config_files: str | None, broker: str | None, as_js
 @click.option(
     "--results",
     metavar="URL",
-    help="file://FOLDER, json://FOLDER or redis://… [default: TASKSTREAM_RESULTS, else the configuration's].",
+    help="file://FOLDER, json://FOLDER or redis://… "
+    "[default: TASKSTREAM_RESULTS, else what -A or --config-files says, else the running `taskstream dev` of this "
+    "folder, else the configuration].",
 )
 @json_option
 def result(message_id: str, app: str | None, config_files: str | None, results: str | None, as_json: bool) -> int:
@@ -130,6 +132,11 @@ def _store(app: str | None, config_files: str | None, option: str | None) -> tup
     url, source = option, "--results"
     if not url:
         url, source = os.environ.get("TASKSTREAM_RESULTS"), "TASKSTREAM_RESULTS"
+    if not url and not app and not config_files:
+        from taskstream.embedded import running_broker
+
+        running = running_broker(Path.cwd())
+        url, source = running.results if running else None, "the running `taskstream dev` of this folder"
     if url:
         from taskstream.results import open_store
 
@@ -137,7 +144,10 @@ def _store(app: str | None, config_files: str | None, option: str | None) -> tup
     else:
         target = find_target(app, config_files)
         if target is None:
-            raise ConfigError("no result store: pass --results file://…, or name the code with -A or --config-files")
+            raise ConfigError(
+                "no result store: pass --results file://…, name the code with -A or --config-files, "
+                "or come to a folder with a running `taskstream dev`"
+            )
         store, source = open_results(target), f"said by {target}"
     if store is None:
         raise ConfigError(f"no results are kept ({source})")

@@ -66,6 +66,8 @@ def test_from_post_to_result_and_a_clean_end(dev: Started, shop: Path, port: int
     message_id = eventually(lambda: re.search(r"DONE .*message\.id=(\S+)", dev.output))[1]
     shown = run_cli("result", message_id, cwd=shop)
     assert shown.returncode == 0, shown.stderr
+    place = f"file://{shop / 'results'}"
+    assert shown.stderr == f"taskstream: results {place} (the running `taskstream dev` of this folder)\n"
     assert re.search(r"^state +SUCCESS$", shown.stdout, re.MULTILINE)
     assert re.search(r'^value +"first first-order"$', shown.stdout, re.MULTILINE)
     (outcome,) = json.loads(run_cli("result", message_id, "--json", cwd=shop).stdout)

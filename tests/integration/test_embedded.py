@@ -97,7 +97,11 @@ def test_says_where_it_runs(tmp_path: Path, broker: EmbeddedBroker) -> None:
     broker.start()
     assert running_broker_url(tmp_path) == broker.url
     said = json.loads((tmp_path / ".taskstream" / "broker.json").read_bytes())
-    assert said == {"url": broker.url, "pid": broker.pid, "owner": os.getpid()}
+    assert said == {"url": broker.url, "pid": broker.pid, "owner": os.getpid(), "results": None}
+    # Also in the words of a release that knew of no results
+    del said["results"]
+    (tmp_path / ".taskstream" / "broker.json").write_text(json.dumps(said))
+    assert running_broker_url(tmp_path) == broker.url
     broker.stop()
     broker.stop()
     assert running_broker_url(tmp_path) is None
