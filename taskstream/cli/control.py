@@ -9,8 +9,8 @@ import click
 
 from taskstream.cli.broker_choice import broker_option, connected
 from taskstream.cli.facts import subscriptions_said_by
+from taskstream.cli.numbers import Seconds
 from taskstream.cli.output import json_option, print_json, print_table, shown
-from taskstream.cli.seconds import Seconds
 from taskstream.cli.target import Target, find_target, target_options
 from taskstream.control import STARTED, STOPPED, Control, Reply
 from taskstream.errors import ConfigError

@@ -18,6 +18,7 @@ from taskstream.cli.box import announce, check_port, page_url, pool_child, watch
 from taskstream.cli.broker_choice import Choice, broker_option, choose, explicit
 from taskstream.cli.children import Child, Children, Events
 from taskstream.cli.facts import Facts, Known, broker_said_by, gather_apart
+from taskstream.cli.numbers import Whole
 from taskstream.cli.output import note
 from taskstream.cli.target import Target, config_files_option, need_target, target_options
 from taskstream.cli.web import PORT
@@ -33,7 +34,7 @@ DEV_GRACE_S = 10.0
 RUN_GRACE_S = 30.0
 
 port_option = click.option(
-    "--port", default=PORT, show_default=True, type=click.IntRange(1, 65535), help="Port of the web server."
+    "--port", default=PORT, show_default=True, type=Whole(1, 65535), help="Port of the web server."
 )
 
 

@@ -7,6 +7,7 @@ import click
 from taskstream.cli.broker_choice import broker_option, choose
 from taskstream.cli.facts import broker_said_by
 from taskstream.cli.log_options import log_format, log_level_option
+from taskstream.cli.numbers import Whole
 from taskstream.cli.target import need_target, target_options
 
 PORT = 8020
@@ -15,9 +16,9 @@ PORT = 8020
 @click.command()
 @target_options
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=PORT, show_default=True, type=click.IntRange(1, 65535), help="Port to listen on.")
-@click.option("--processes", default=2, show_default=True, type=click.IntRange(1, 256), help="Server processes.")
-@click.option("--threads", default=16, show_default=True, type=click.IntRange(1, 1024), help="Threads in each process.")
+@click.option("--port", default=PORT, show_default=True, type=Whole(1, 65535), help="Port to listen on.")
+@click.option("--processes", default=2, show_default=True, type=Whole(1, 256), help="Server processes.")
+@click.option("--threads", default=16, show_default=True, type=Whole(1, 1024), help="Threads in each process.")
 @click.option("--insecure", is_flag=True, help="Listen beyond loopback although TASKSTREAM_AUTH_TOKEN is not set.")
 @broker_option
 @log_level_option

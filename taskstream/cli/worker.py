@@ -7,7 +7,7 @@ import click
 from taskstream.cli.broker_choice import broker_option, choose
 from taskstream.cli.facts import broker_said_by
 from taskstream.cli.log_options import log_format, log_level_option
-from taskstream.cli.seconds import Seconds
+from taskstream.cli.numbers import Seconds, Whole
 from taskstream.cli.target import need_target, target_options
 
 
@@ -24,13 +24,13 @@ def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
 @click.command()
 @target_options
 @click.option("-Q", "--queues", callback=_names, metavar="A,B", help="Work off these only [default: all the code has].")
-@click.option("--processes", type=click.IntRange(1, 256), help="Worker processes [default: one per CPU].")
+@click.option("--processes", type=Whole(1, 256), help="Worker processes [default: one per CPU].")
 @click.option(
     "-c",
     "--concurrency",
     default=100,
     show_default=True,
-    type=click.IntRange(1, 10_000),
+    type=Whole(1, 10_000),
     help="Messages at a time in one process.",
 )
 @click.option("-n", "--name", help="Prefix of the processes' names [default: made of host and pid].")

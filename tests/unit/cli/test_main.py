@@ -53,7 +53,14 @@ def test_version(capsys: Capture) -> None:
     [
         (["wrker"], "taskstream: no command 'wrker'; did you mean 'worker'? (see taskstream --help)\n"),
         (["zzz"], "taskstream: no command 'zzz' (see taskstream --help)\n"),
-        (["worker", "--processes", "many"], "taskstream: Invalid value for '--processes': "),
+        (
+            ["worker", "--processes", "many"],
+            "taskstream: Invalid value for '--processes': 'many' is not a valid whole number",
+        ),
+        (
+            ["worker", "--grace", "x"],
+            "taskstream: Invalid value for '--grace': 'x' is not a valid number of seconds",
+        ),
         (["worker", "-A", "a:b", "--config-files", "c"], "taskstream: -A and --config-files exclude one another"),
         (["result"], "taskstream: Missing argument 'ID' (see taskstream result --help)\n"),
         (["control", "stop"], "taskstream: Missing argument 'EVENT-or-QUEUE' (see taskstream control stop --help)\n"),
