@@ -185,6 +185,8 @@ class Broker(Publisher):
             pipeline.set(keys.worker(name), msgspec.json.encode(info), ex=ttl_s)
             pipeline.zadd(keys.WORKERS, {name: now + ttl_s * 1000})
             pipeline.zremrangebyscore(keys.WORKERS, "-inf", now)
+            # With the last worker the list goes too, however that one ended.
+            pipeline.expire(keys.WORKERS, ttl_s)
             pipeline.execute()
 
     def forget_worker(self, name: str) -> None:
