@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from taskstream.embedded import EmbeddedBroker
 
 # No test judges time: how long an example takes says only how busy the machine is.
-settings.register_profile("taskstream", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("taskstream", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("taskstream")
 
 
