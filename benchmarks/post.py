@@ -27,6 +27,7 @@ from pathlib import Path
 
 import psutil
 
+from taskstream.broker import Broker
 from taskstream.embedded import EmbeddedBroker
 
 TUTORIAL = Path(__file__).parents[1] / "tests" / "acceptance" / "tutorial_app"
@@ -180,6 +181,8 @@ def main() -> None:
             for name in PORTS:
                 with tempfile.TemporaryDirectory() as place:
                     folder = Path(place)
+                    # Both name the same stream and group, and neither can read what the other left there.
+                    Broker(broker.url).client.flushall()
                     (write_taskstream if name == "taskstream" else write_hopeit)(folder, broker.url)
                     with running(name, folder, hopeit) as process:
                         found = measure(name, process, options.seconds, options.clients, script)
