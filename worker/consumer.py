@@ -20,14 +20,12 @@ from gevent.lock import RLock
 from taskstream.broker import Broker
 from taskstream.broker.group import ConsumerGroup, Entry, group_is_gone
 from taskstream.connection import BLOCK_MS
-from taskstream.errors import InvalidMessage, TaskstreamError
+from taskstream.errors import TaskstreamError
 from taskstream.handler import Subscription
 from taskstream.link import Link
 from taskstream.logs import FieldLogger
-from taskstream.message import Delivery, Message, from_fields
-from taskstream.results.base import Failure
 
-from . import outcomes
+from . import intake, outcomes
 from .acker import Acker
 from .backoff import Backoff
 from .clock import boottime
@@ -94,7 +92,7 @@ class Consumer:
         self.state = STARTED if subscription.auto_start else STOPPED
         self.last_read = 0.0
         """Boottime (s) of the last read that the server answered."""
-        self._around = around
+        self.around = around
         self._older: list[Membership] = []
         self._version = 0
         self._choosing = RLock()
@@ -119,7 +117,7 @@ class Consumer:
     def refresh(self) -> None:
         """Read the operator's choice and obey it; returns once the reader does."""
         with self._choosing:
-            version, choice = self._around.broker.choice(self.subscription.stream, self.subscription.group)
+            version, choice = self.around.broker.choice(self.subscription.stream, self.subscription.group)
             self._version = version
             self._obey(choice)
 
@@ -135,7 +133,7 @@ class Consumer:
         if wanted == self.state or self._stopping:
             return
         self.state = wanted
-        self._around.log.info("Consumption started" if wanted == STARTED else "Consumption stopped", self.fields())
+        self.around.log.info("Consumption started" if wanted == STARTED else "Consumption stopped", self.fields())
         if wanted == STARTED:
             self.notice_room()
         else:
@@ -150,7 +148,7 @@ class Consumer:
     def _quiet(self) -> None:
         self.notice_room()
         self.unblock()
-        self.give_back(self._around.queue.withdraw(self))
+        self.give_back(self.around.queue.withdraw(self))
 
     def give_back(self, jobs: list[Job]) -> None:
         """Jobs that were read and will not be started here."""
@@ -166,7 +164,7 @@ class Consumer:
         while self._reading and boottime() < deadline:
             if self._client_id is not None:
                 try:
-                    self._around.broker.call("CLIENT", "UNBLOCK", self._client_id)
+                    self.around.broker.call("CLIENT", "UNBLOCK", self._client_id)
                 except TaskstreamError:
                     self._link.close()
             gevent.sleep(backoff.next())
@@ -183,12 +181,12 @@ class Consumer:
 
     def notice_room(self) -> None:
         """Something changed that may let a reader go on."""
-        self._around.slots.notice()
+        self.around.slots.notice()
 
     def release_slot(self) -> None:
         """One job of this subscription neither waits nor runs any more."""
         self.active -= 1
-        self._around.slots.used -= 1
+        self.around.slots.used -= 1
         self.notice_room()
 
     def fields(self) -> dict[str, object]:
@@ -215,45 +213,45 @@ class Consumer:
                     self._reconcile(self.membership)
                 room = self._count()
                 if not room:
-                    self._around.slots.changed.wait(1.0)
-                    self._around.slots.changed.clear()
+                    self.around.slots.changed.wait(1.0)
+                    self.around.slots.changed.clear()
                     continue
                 self._read(self.membership, room)
                 if failing:
                     failing = False
-                    self._around.log.info("Broker answers again", self.fields())
+                    self.around.log.info("Broker answers again", self.fields())
                 backoff.reset()
             except (redis.RedisError, OSError, TaskstreamError) as error:
                 self._group_gone |= group_is_gone(error)
                 self._link.close()
                 if not failing:
                     failing = True
-                    self._around.log.warning("Broker does not answer, trying on", {**self.fields(), "error": error})
+                    self.around.log.warning("Broker does not answer, trying on", {**self.fields(), "error": error})
                 gevent.sleep(backoff.next())
             except Exception as error:
                 # A reader that dies would look like an idle worker for ever.
-                self._around.log.error("Reader failed, going on", self.fields(), exc=error)
+                self.around.log.error("Reader failed, going on", self.fields(), exc=error)
                 self._link.close()
                 gevent.sleep(backoff.next())
 
     def _join(self) -> None:
         """Register under a name that was never used."""
         self._retire()
-        name = f"{self._around.worker}.{secrets.token_hex(4)}"
-        group = ConsumerGroup(self.subscription.stream, self.subscription.group, name, self._around.lease_ms)
+        name = f"{self.around.worker}.{secrets.token_hex(4)}"
+        group = ConsumerGroup(self.subscription.stream, self.subscription.group, name, self.around.lease_ms)
         Consumer._numbers += 1
         sent = boottime()
-        membership = Membership(self, group, Consumer._numbers, sent + self._around.lease_ms / 1000)
+        membership = Membership(self, group, Consumer._numbers, sent + self.around.lease_ms / 1000)
         # The supervisor must know of the name before the server does, or a crash in between hides it.
-        self._around.report(membership, False)
+        self.around.report(membership, False)
         try:
             if not group.register(self._link.call):
                 raise TaskstreamError(f"consumer name {name} was used before")
         except BaseException:
-            self._around.report(membership, True)
+            self.around.report(membership, True)
             raise
         self._group_gone = False
-        self._around.leases.add(membership)
+        self.around.leases.add(membership)
         self.membership = membership
         self._reconcile_at = boottime() + RECONCILE_S
         self.refresh()
@@ -272,16 +270,16 @@ class Consumer:
                 self._end(old)
 
     def _end(self, membership: Membership) -> None:
-        self._around.leases.remove(membership)
+        self.around.leases.remove(membership)
         membership.jobs.clear()
         if not membership.lost:
             try:
-                membership.group.release(self._around.broker.call)
+                membership.group.release(self.around.broker.call)
             except TaskstreamError as error:
                 # The supervisor still knows of it, and signs off for it when this process has ended.
-                self._around.log.warning("Could not sign off", {**self.fields(), "error": error})
+                self.around.log.warning("Could not sign off", {**self.fields(), "error": error})
                 return
-        self._around.report(membership, True)
+        self.around.report(membership, True)
 
     def _reconnect(self) -> None:
         """Make sure the old connection takes no more entries, then see which it took unnoticed."""
@@ -298,24 +296,24 @@ class Consumer:
 
     def _reconcile(self, membership: Membership) -> None:
         after_reconnect = self._reconcile_at == 0.0
-        limit = UNCOMMITTED + self._around.slots.total
+        limit = UNCOMMITTED + self.around.slots.total
         with membership.receiving:
             missing = membership.group.missing(
                 self._link.call, lambda again, entry: (again, entry) in membership.jobs, limit
             )
             if missing:
-                self._around.log.warning(
+                self.around.log.warning(
                     "Found messages whose delivery got lost", {**self.fields(), "count": len(missing)}
                 )
-                self.accept(membership, missing, run=self.state == STARTED)
+                intake.accept(self, membership, missing, run=self.state == STARTED)
         # An old half-open connection that is still blocked on the server may swallow one more entry.
         self._reconcile_at = boottime() + (BLOCK_MS / 1000 + 1 if after_reconnect else RECONCILE_S)
         self._end_older()
 
     def _count(self) -> int:
         """How many messages may be read now."""
-        membership, slots, subscription = self.membership, self._around.slots, self.subscription
-        if self.state != STARTED or self._around.paused is not None or boottime() < self._start_at:
+        membership, slots, subscription = self.membership, self.around.slots, self.subscription
+        if self.state != STARTED or self.around.paused is not None or boottime() < self._start_at:
             return 0
         if membership is None or membership.lost or boottime() >= membership.deadline:
             return 0
@@ -329,12 +327,12 @@ class Consumer:
     @property
     def room(self) -> int:
         """How many messages of this subscription could start now."""
-        free, limit = self._around.slots.free, self.subscription.concurrency
+        free, limit = self.around.slots.free, self.subscription.concurrency
         return max(0, free if limit is None else min(free, limit - self.active))
 
     def _read(self, membership: Membership, room: int) -> None:
         started = time.monotonic()
-        slots = self._around.slots
+        slots = self.around.slots
         main, block, count, pause = True, True, room, 0.0
         if self._again_hot:
             # COUNT holds for each of the two streams, so share it out while both may have something.
@@ -342,7 +340,7 @@ class Consumer:
                 main = block = False
             else:
                 count = room // 2
-        if not self._around.alone:
+        if not self.around.alone:
             if self._main_hot:
                 block = False
             else:
@@ -350,7 +348,7 @@ class Consumer:
                 count = max(1, count // 4)
                 if block and count >= slots.free:
                     block, pause = False, POLL_S
-        reserved = count if block and not self._around.alone else 0
+        reserved = count if block and not self.around.alone else 0
         slots.reserved += reserved
         self._reading = True
         try:
@@ -366,53 +364,7 @@ class Consumer:
             return
         if self.state != STARTED:
             room = 0  # consumption was stopped while the reply was on its way
-        self.accept(membership, entries[:room])
-        self.accept(membership, entries[room:], run=False)
+        intake.accept(self, membership, entries[:room])
+        intake.accept(self, membership, entries[room:], run=False)
         if self.subscription.throttle:
             gevent.sleep(max(0.0, self.subscription.throttle - (time.monotonic() - started)))
-
-    def accept(self, membership: Membership, entries: list[Entry], *, run: bool = True) -> None:
-        """Queue entries for the executor, or give them back if not ``run``; what cannot run is decided at once."""
-        around, subscription = self._around, self.subscription
-        stream, group = subscription.stream, subscription.group
-        jobs, slots, queue = membership.jobs, around.slots, around.queue
-        for entry in entries:
-            unreadable = None
-            try:
-                message = from_fields(entry.fields)
-            except InvalidMessage as error:
-                unreadable = str(error)
-                message = Message(f"entry-{entry.entry_id}", "", b"")
-            delivery = Delivery(
-                message, stream, group, entry.entry_id, message.deliveries + entry.times, entry.from_again, entry.deaths
-            )
-            handler = subscription.handler_for(message.name)
-            job = Job(membership, delivery, handler)
-            jobs[entry.from_again, entry.entry_id] = job
-            if unreadable is not None:
-                outcomes.bury_unreadable(job, entry.fields, unreadable, around.worker)
-                around.log.error(
-                    "Entry is no Taskstream message: dead letter", {**self._about(job), "reason": unreadable}
-                )
-                self.acker.put(job)
-            elif not run:
-                outcomes.give_back(job, started=False)
-                self.acker.put(job)
-            elif handler is None:
-                if outcomes.put_back_unknown(job, around.worker, around.keep_results):
-                    around.log.warning("No handler for this message here, put back", self._about(job))
-                else:
-                    around.log.error("No handler for this message anywhere: dead letter", self._about(job))
-                self.acker.put(job)
-            elif entry.deaths >= handler.settings.max_deliveries:
-                reason = f"{entry.deaths} worker processes died while it ran"
-                outcomes.bury(job, Failure("WorkerDied", reason), around.worker, around.keep_results)
-                around.log.error("Poison message: dead letter", {**self._about(job), "deaths": entry.deaths})
-                self.acker.put(job)
-            else:
-                self.active += 1
-                slots.used += 1
-                queue.put(job)
-
-    def _about(self, job: Job) -> dict[str, object]:
-        return {**self.fields(), "message.id": job.delivery.message.id, "message.name": job.delivery.message.name}

@@ -17,6 +17,7 @@ from taskstream.errors import TaskstreamError
 from taskstream.link import Link
 from taskstream.logs import FieldLogger
 
+from . import intake
 from .clock import boottime
 from .consumer import STARTED, Consumer
 from .membership import Membership
@@ -129,6 +130,6 @@ class Recoverer:
                         {**consumer.fields(), "consumer": victim, "count": len(claimed.entries)},
                     )
                     # Consumption may have been stopped while the reply was on its way.
-                    consumer.accept(membership, claimed.entries, run=consumer.state == STARTED)
+                    intake.accept(consumer, membership, claimed.entries, run=consumer.state == STARTED)
             more |= not claimed.finished
         return more

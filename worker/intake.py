@@ -1,0 +1,64 @@
+"""What becomes of messages just read: queued for the executor, or decided at once where they cannot run here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from taskstream.broker.group import Entry
+from taskstream.errors import InvalidMessage
+from taskstream.message import Delivery, Message, from_fields
+from taskstream.results.base import Failure
+
+from . import outcomes
+from .membership import Job, Membership
+
+if TYPE_CHECKING:
+    from .consumer import Consumer
+
+
+def accept(consumer: Consumer, membership: Membership, entries: Sequence[Entry], *, run: bool = True) -> None:
+    """Make jobs of ``entries`` that ``consumer`` now holds; give them back if not ``run``."""
+    around, subscription = consumer.around, consumer.subscription
+    stream, group = subscription.stream, subscription.group
+    jobs, slots, queue, acker = membership.jobs, around.slots, around.queue, consumer.acker
+    for entry in entries:
+        unreadable = None
+        try:
+            message = from_fields(entry.fields)
+        except InvalidMessage as error:
+            unreadable = str(error)
+            message = Message(f"entry-{entry.entry_id}", "", b"")
+        delivery = Delivery(
+            message, stream, group, entry.entry_id, message.deliveries + entry.times, entry.from_again, entry.deaths
+        )
+        handler = subscription.handler_for(message.name)
+        job = Job(membership, delivery, handler)
+        jobs[entry.from_again, entry.entry_id] = job
+        if unreadable is not None:
+            outcomes.bury_unreadable(job, entry.fields, unreadable, around.worker)
+            around.log.error("Entry is no Taskstream message: dead letter", {**_about(job), "reason": unreadable})
+            acker.put(job)
+        elif not run:
+            outcomes.give_back(job, started=False)
+            acker.put(job)
+        elif handler is None:
+            if outcomes.put_back_unknown(job, around.worker, around.keep_results):
+                around.log.warning("No handler for this message here, put back", _about(job))
+            else:
+                around.log.error("No handler for this message anywhere: dead letter", _about(job))
+            acker.put(job)
+        elif entry.deaths >= handler.settings.max_deliveries:
+            reason = f"{entry.deaths} worker processes died while it ran"
+            outcomes.bury(job, Failure("WorkerDied", reason), around.worker, around.keep_results)
+            around.log.error("Poison message: dead letter", {**_about(job), "deaths": entry.deaths})
+            acker.put(job)
+        else:
+            consumer.active += 1
+            slots.used += 1
+            queue.put(job)
+
+
+def _about(job: Job) -> dict[str, object]:
+    message = job.delivery.message
+    return {**job.membership.consumer.fields(), "message.id": message.id, "message.name": message.name}
