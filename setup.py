@@ -59,6 +59,7 @@ EXTRAS_REQUIRE = {
         "hypothesis>=6.140",
         "mypy>=2.0",
         "pytest>=9.0",
+        "pytest-xdist>=3.8",
         "ruamel.yaml>=0.18",
         "ruff>=0.17,<0.18",
         "types-gevent",

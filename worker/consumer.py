@@ -18,7 +18,7 @@ import redis
 from gevent.lock import RLock
 
 from taskstream.broker import Broker
-from taskstream.broker.group import ConsumerGroup, Entry, group_is_gone
+from taskstream.broker.group import ConsumerGroup, group_is_gone
 from taskstream.connection import BLOCK_MS
 from taskstream.errors import TaskstreamError
 from taskstream.handler import Subscription
