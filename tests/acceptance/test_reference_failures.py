@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
-import pytest
 from box import START_S, Box, patience
 from helpers import OwnServer, eventually
 
@@ -21,21 +19,6 @@ LEASE_S = 6.0
 
 def message(job: str) -> Message:
     return Message(new_id(), "Job", b'{"job": "%s"}' % job.encode())
-
-
-@pytest.fixture(scope="module")
-def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
-    """A running system for the tests that leave it running."""
-    folder = tmp_path_factory.mktemp("failures")
-    (folder / "valkey").mkdir()
-    server = OwnServer(folder / "valkey")
-    found = Box("jobs_app", folder / "app", server)
-    try:
-        found.start()
-        yield found
-    finally:
-        found.remove()
-        server.stop()
 
 
 def test_a_handler_that_raises_is_tried_again_with_backoff(box: Box) -> None:

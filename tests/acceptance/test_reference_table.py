@@ -8,31 +8,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 
 import pytest
 from box import START_S, Box, patience
-from helpers import OwnServer, eventually, free_port
+from helpers import eventually, free_port
 from web_app import Answer, WebServer
 
 SUBMIT = "/api/jobs/1x0/submit"
 WORK = "/mgmt/jobs/1x0/work"
 JSON_TYPE = {"Content-Type": "application/json"}
-
-
-@pytest.fixture(scope="module")
-def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
-    """A running system for all tests here."""
-    folder = tmp_path_factory.mktemp("table")
-    (folder / "valkey").mkdir()
-    server = OwnServer(folder / "valkey")
-    found = Box("jobs_app", folder / "app", server)
-    try:
-        found.start()
-        yield found
-    finally:
-        found.remove()
-        server.stop()
 
 
 def check_problem(box: Box, answer: Answer, status: int) -> list[str]:
