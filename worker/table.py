@@ -1,12 +1,15 @@
 """The table a worker process shares with its supervisor: its last heartbeat and which messages have started.
 
 It is a memory map of an anonymous file, so that it survives the process: the supervisor reads from it what
-a dead process was running. Each side only ever writes or reads; a torn read costs one wrong count at worst.
+a dead process was running. No full disk can touch it. Each side only ever writes or reads; a torn read costs
+one wrong count at worst.
 """
 
 from __future__ import annotations
 
+import errno
 import mmap
+import os
 import struct
 import tempfile
 from collections.abc import Iterator
@@ -20,8 +23,16 @@ _NUMBER = struct.Struct("<I")
 
 def create(slots: int) -> IO[bytes]:
     """An anonymous file for ``slots`` messages at once; its descriptor is inherited by the worker process."""
-    file = tempfile.TemporaryFile(prefix="taskstream-", buffering=0)  # noqa: SIM115 (lives as long as its child)
-    file.truncate(_BEAT.size + slots * _SLOT.size)
+    size = _BEAT.size + slots * _SLOT.size
+    if hasattr(os, "memfd_create"):
+        # It lives as long as its child.
+        file: IO[bytes] = open(os.memfd_create("taskstream"), "r+b", buffering=0)  # noqa: SIM115
+    else:
+        file = tempfile.TemporaryFile(prefix="taskstream-", buffering=0)  # noqa: SIM115
+    # Written, not truncated to its size: a page that a full disk has no place for is an error here, and SIGBUS later.
+    if file.write(bytes(size)) != size:
+        file.close()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     return file
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -66,3 +67,13 @@ def test_it_survives_a_killed_process(fd: int) -> None:
     one = Table(fd, 3)
     assert (one.last_beat(), list(one.started())) == (7.0, [(4, "m1")])
     one.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="this system has no anonymous memory files")
+def test_no_disk_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.TemporaryFile", None)
+    with table.create(3) as file:
+        one = Table(file.fileno(), 3)
+        one.start(2, 0, "a")
+        assert list(one.started()) == [(0, "a")]
+        one.close()
