@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from helpers import OwnServer, Started, eventually
 from jobs import Jobs
-from proxy import LossyProxy
+from proxy import FaultyProxy
 
 from taskstream.broker.script import Script
 from taskstream.errors import BrokerUnavailable
@@ -133,14 +133,14 @@ def test_messages_of_a_group_that_was_destroyed_under_them_run_again(jobs: Jobs)
 
 
 @pytest.fixture
-def proxy(broker_url: str) -> Iterator[LossyProxy]:
+def proxy(broker_url: str) -> Iterator[FaultyProxy]:
     """Between pool and server."""
-    proxy = LossyProxy(broker_url)
+    proxy = FaultyProxy(broker_url)
     yield proxy
     proxy.close()
 
 
-def test_a_message_whose_delivery_was_lost_runs_all_the_same(jobs: Jobs, proxy: LossyProxy) -> None:
+def test_a_message_whose_delivery_was_lost_runs_all_the_same(jobs: Jobs, proxy: FaultyProxy) -> None:
     direct, jobs.url = jobs.url, proxy.url
     pool = jobs.pool(lease=60)
     jobs.running()
@@ -155,7 +155,7 @@ def test_a_message_whose_delivery_was_lost_runs_all_the_same(jobs: Jobs, proxy: 
     jobs.url = direct
 
 
-def test_a_commit_whose_reply_was_lost_is_not_done_twice(jobs: Jobs, proxy: LossyProxy) -> None:
+def test_a_commit_whose_reply_was_lost_is_not_done_twice(jobs: Jobs, proxy: FaultyProxy) -> None:
     jobs.url = proxy.url
     jobs.pool(lease=60)
     jobs.running()
@@ -181,7 +181,7 @@ def test_a_commit_whose_reply_was_lost_is_not_done_twice(jobs: Jobs, proxy: Loss
     jobs.settled(dead=1)
 
 
-def test_a_process_that_cannot_sign_off_is_signed_off_by_its_supervisor(jobs: Jobs, proxy: LossyProxy) -> None:
+def test_a_process_that_cannot_sign_off_is_signed_off_by_its_supervisor(jobs: Jobs, proxy: FaultyProxy) -> None:
     jobs.url = proxy.url
     pool = jobs.pool(lease=60)
     consumes(jobs, 0)
