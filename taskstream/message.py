@@ -24,6 +24,16 @@ MESSAGE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 HEADERS_DEPTH = 64
 
+OWN_HEADERS = "ts-"
+"""What the names of headers begin with that are Taskstream's own: they concern one message in one group, and are
+handed on to nothing that it publishes."""
+
+HISTORY_HEADER = f"{OWN_HEADERS}history"
+"""How a requeued message died before: see taskstream.broker.letters."""
+
+UNKNOWN_HEADER = f"{OWN_HEADERS}unknown"
+"""How often a message was put back because no handler of that name was there."""
+
 _encode_json = msgspec.json.Encoder().encode
 _decode_headers = msgspec.json.Decoder(dict[str, Any]).decode
 _decode_fields = msgspec.json.Decoder(list[str]).decode
@@ -73,6 +83,13 @@ class Delivery(msgspec.Struct, frozen=True):
 def new_id() -> str:
     """A fresh message id: UUIDv7 as text. Time-ordered ids keep the result store fast."""
     return str(uuid_utils.uuid7())
+
+
+def handed_on(headers: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The headers that what a message publishes gets: all but Taskstream's own."""
+    if not headers:
+        return None
+    return {name: value for name, value in headers.items() if not name.startswith(OWN_HEADERS)} or None
 
 
 def derived_id(parent: str, step: str) -> str:

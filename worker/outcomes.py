@@ -5,6 +5,7 @@ Each function fills in a job's ``move`` and, where results are kept, its outcome
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 import time
@@ -15,7 +16,7 @@ import msgspec
 
 from taskstream.errors import InvalidMessage, Shutdown, TimeLimitExceeded
 from taskstream.handler import Settings
-from taskstream.message import Delivery, Message, fields_json
+from taskstream.message import UNKNOWN_HEADER, Delivery, Message, fields_json
 from taskstream.results.base import FAILURE, RETRY, SUCCESS, Failure, Outcome
 from taskstream.retry import backoff_delay
 
@@ -27,7 +28,6 @@ ten minutes, for a rolling deploy to reach this worker."""
 
 UNKNOWN_BACKOFF_S = 1.0
 UNKNOWN_BACKOFF_MAX_S = 120.0
-UNKNOWN_HEADER = "ts-unknown"
 
 _NULL = msgspec.Raw(b"null")
 _TRACEBACK_LIMIT = 64 * 1024
@@ -67,7 +67,7 @@ def fail(job: Job, error: BaseException, worker: str, keep: bool) -> None:
         state = RETRY
     else:
         job.move = "d"
-        job.payload = letter(delivery, describe(error), worker)
+        job.payload = letter(job, describe(error), worker)
         state = FAILURE
     if keep:
         job.outcome = _outcome(job, state, worker, _NULL, describe(error))
@@ -115,7 +115,7 @@ def put_back_unknown(job: Job, worker: str, keep: bool) -> bool:
 def bury(job: Job, failure: Failure, worker: str, keep: bool) -> None:
     """A dead letter without another run."""
     job.move = "d"
-    job.payload = letter(job.delivery, failure, worker)
+    job.payload = letter(job, failure, worker)
     if keep:
         job.outcome = _outcome(job, FAILURE, worker, _NULL, failure)
 
@@ -132,13 +132,15 @@ def describe(error: BaseException) -> Failure:
     return Failure(type(error).__name__, _safe(message), _safe(text))
 
 
-def letter(delivery: Delivery, failure: Failure, worker: str) -> str:
-    """A dead letter as JSON: the message's fields, ready to be requeued, and why it died."""
+def letter(job: Job, failure: Failure, worker: str) -> str:
+    """A dead letter as JSON: the message's fields (its earlier deaths among their headers), and why it died."""
+    delivery = job.delivery
     message = delivery.message
     return json.dumps(
         {
             "id": message.id,
             "name": message.name,
+            "handler": job.handler.name if job.handler is not None else None,
             "fields": json.loads(fields_json(_again(delivery))),
             "attempts": message.attempt,
             "deliveries": delivery.number,
@@ -155,20 +157,29 @@ def bury_unreadable(job: Job, fields: Sequence[bytes], reason: str, worker: str)
     """An entry that is no Taskstream message becomes a dead letter under its entry's id, with its raw fields."""
     delivery = job.delivery
     job.move = "d"
-    job.payload = json.dumps(
-        {
-            "id": delivery.message.id,
-            "name": None,
-            "fields": [field.decode(errors="backslashreplace") for field in fields],
-            "attempts": 0,
-            "deliveries": delivery.number,
-            "deaths": delivery.deaths,
-            "sent_ms": delivery.sent_ms,
-            "worker": worker,
-            "error": {"type": "InvalidMessage", "message": reason, "traceback": ""},
-        },
-        ensure_ascii=False,
-    )
+    found = {
+        "id": delivery.message.id,
+        "name": None,
+        "fields": [field.decode(errors="backslashreplace") for field in fields],
+        "attempts": 0,
+        "deliveries": delivery.number,
+        "deaths": delivery.deaths,
+        "sent_ms": delivery.sent_ms,
+        "worker": worker,
+        "error": {"type": "InvalidMessage", "message": reason, "traceback": ""},
+    }
+    if not _is_text(fields):
+        # JSON holds text only, and whoever requeues it has to get back what was there.
+        found["raw"] = [base64.b64encode(field).decode() for field in fields]
+    job.payload = json.dumps(found, ensure_ascii=False)
+
+
+def _is_text(fields: Sequence[bytes]) -> bool:
+    try:
+        b"".join(field + b"\n" for field in fields).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _again(

@@ -15,7 +15,7 @@ from taskstream.events.chain import Chain, RunAsync, Step, members
 from taskstream.events.module import EventModule, Starter, check_type
 from taskstream.events.request import message_of, own_json
 from taskstream.handler import Handler, Settings, Subscription, Successor, no_successors
-from taskstream.message import Delivery, derived_id
+from taskstream.message import Delivery, derived_id, handed_on
 
 _TRACK = ("request_id", "operation_id", "request_ts")
 
@@ -98,7 +98,8 @@ class StreamEvent:
             return ()
         assert self.write_stream is not None
         parent = delivery.message
-        message = message_of(self.label, value, parent.headers, derived_id(parent.id, f"{self.label}:{delivery.group}"))
+        message_id = derived_id(parent.id, f"{self.label}:{delivery.group}")
+        message = message_of(self.label, value, handed_on(parent.headers), message_id)
         return (Successor(self.write_stream, message),)
 
 

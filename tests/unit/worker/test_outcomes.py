@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 from collections.abc import Callable
@@ -139,6 +140,7 @@ def test_a_dead_letter_says_everything() -> None:
     assert letter == {
         "id": "m1",
         "name": "h",
+        "handler": "app.h",
         "attempts": 4,
         "deliveries": 6,
         "deaths": 0,
@@ -308,5 +310,7 @@ def test_an_unreadable_entry_is_buried_with_whatever_is_in_it(fields: list[bytes
     assert (made.move, made.outcome) == ("d", None)
     letter = json.loads(made.payload.encode())
     assert letter["fields"] == [field.decode(errors="backslashreplace") for field in fields]
+    texts = [field.encode() for field in letter["fields"]]
+    assert (texts if "raw" not in letter else [base64.b64decode(one) for one in letter["raw"]]) == fields
     assert (letter["id"], letter["name"], letter["sent_ms"], letter["deliveries"]) == ("entry-12-3", None, 12, 2)
     assert letter["error"] == {"type": "InvalidMessage", "message": "why", "traceback": ""}
