@@ -18,6 +18,7 @@ import marshmallow as ma
 
 from taskstream.config_schemas import AppFile, ServerFile, UnknownKey
 from taskstream.errors import ConfigError, one_line
+from taskstream.handler import DEAD_RETENTION_S
 
 DEFAULT_RESULTS = "file://results"
 DEFAULT_RETENTION = 7 * 86400.0
@@ -32,8 +33,8 @@ _MISSING = ma.fields.Field.default_error_messages["required"]
 class ServerConfig:
     """What ``server.json`` says. ``base`` is the folder that relative paths start from.
 
-    ``retention`` in seconds. ``broker_url`` and ``docs_path`` are None where the file names none (or null);
-    ``results_url`` None keeps no results.
+    ``retention`` (of results) and ``dead_retention`` (of dead letters) in seconds. ``broker_url`` and ``docs_path``
+    are None where the file names none (or null); ``results_url`` None keeps no results.
     """
 
     base: Path
@@ -45,6 +46,7 @@ class ServerConfig:
     results_url: str | None = DEFAULT_RESULTS
     retention: float = DEFAULT_RETENTION
     fsync: str = "commit"
+    dead_retention: float = DEAD_RETENTION_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +219,9 @@ def _server(path: Path, content: dict[str, Any]) -> ServerConfig:
         # "null" as text is what a URL from the environment says for none.
         values["results_url"] = None if results["url"] == "null" else results["url"]
     values |= {key: results[key] for key in ("retention", "fsync") if key in results}
-    return ServerConfig(base=path.resolve().parent, broker_url=found.get("streams", {}).get("connection_str"), **values)
+    streams = found.get("streams", {})
+    values |= {key: streams[key] for key in ("dead_retention",) if key in streams}
+    return ServerConfig(base=path.resolve().parent, broker_url=streams.get("connection_str"), **values)
 
 
 def _app(path: Path, content: dict[str, Any]) -> AppConfig:

@@ -16,14 +16,12 @@ from marshmallow.fields import Nested
 
 from taskstream import fields, keys, logs
 from taskstream.dataobjects import Anything
+from taskstream.durations import parse_duration
 from taskstream.errors import ConfigError
 
 REQUEST_TYPES = ("GET", "POST")
 STREAM_TYPE = "STREAM"
 VERSION_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([smhdw])")
-_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 
 
 class UnknownKey(str):
@@ -74,16 +72,10 @@ class Duration(fields.Float):
     """Seconds as a number, or text such as ``12h`` or ``7d``."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
-        match = _DURATION.fullmatch(value) if isinstance(value, str) else None
-        if match:
-            return float(match[1]) * _SECONDS[match[2]]
         try:
-            seconds: float = super()._deserialize(value, attr, data, **kwargs)
-        except ma.ValidationError:
-            seconds = 0.0
-        if seconds <= 0:
-            raise ma.ValidationError('must be a number of seconds above 0, or text such as "12h" or "7d"')
-        return seconds
+            return parse_duration(value)
+        except ValueError as error:
+            raise ma.ValidationError(f"must be {error}") from None
 
 
 class LogLevel(fields.String):
@@ -187,6 +179,7 @@ class StreamsSection(Section):
     """``streams``."""
 
     connection_str = fields.String()
+    dead_retention = Duration()
 
 
 class ApiSection(Section):

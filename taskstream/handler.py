@@ -14,6 +14,9 @@ from taskstream.message import Delivery, Message, encode_json
 QUEUE_GROUP = "taskstream"
 """The consumer group of every task queue."""
 
+DEAD_RETENTION_S = 30 * 86_400.0
+"""How long a dead letter is kept unless its app says otherwise."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -76,7 +79,8 @@ class Subscription:
     queue's name. ``handlers`` goes by the message's name; ``default`` handles any name (events).
     ``concurrency`` and ``batch_size`` bound one worker process, ``throttle`` (s) is the least time between
     two batches, ``delay_auto_start`` (s) holds consumption back after the worker started. ``auto_start``
-    is whether it consumes while nobody chose otherwise through the control channel.
+    is whether it consumes while nobody chose otherwise through the control channel. ``dead_retention`` (s) is
+    how long its dead letters are kept.
     """
 
     label: str
@@ -89,6 +93,7 @@ class Subscription:
     throttle: float = 0.0
     delay_auto_start: float = 0.0
     auto_start: bool = True
+    dead_retention: float = DEAD_RETENTION_S
 
     def handler_for(self, name: str) -> Handler | None:
         """The handler of a message called ``name``, None if there is none in this release of the code."""

@@ -23,7 +23,6 @@ ANNOUNCE_S = 10.0
 CLEAN_S = 60.0
 SWEEP_COUNT = 10_000
 FORGET_LABEL_S = 30 * 24 * 3600.0
-DEAD_RETENTION_S = 30 * 24 * 3600.0
 FORGET_COUNT = 1_000
 
 
@@ -63,7 +62,8 @@ class Janitor:
             membership = consumer.membership
             if membership is None:
                 continue
-            while membership.group.forget(self._broker.call, DEAD_RETENTION_S, FORGET_COUNT) == FORGET_COUNT:
+            retention = consumer.subscription.dead_retention
+            while membership.group.forget(self._broker.call, retention, FORGET_COUNT) == FORGET_COUNT:
                 gevent.sleep(0.05)
 
     def _sweep(self, store: ResultStore) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from taskstream.app.context import package_of
@@ -30,7 +30,8 @@ class Loaded:
 
     def subscriptions(self, auto_start: bool) -> list[Subscription]:
         """What a worker consumes; ``auto_start`` is whether it does so before anybody says start."""
-        return [event.subscription(auto_start) for event in self.streams]
+        kept = self.server.dead_retention
+        return [replace(event.subscription(auto_start), dead_retention=kept) for event in self.streams]
 
 
 def load(config_files: str | Path | Iterable[str | Path], run_async: RunAsync) -> Loaded:

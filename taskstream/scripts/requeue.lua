@@ -14,7 +14,7 @@ while at <= #ARGV do
     redis.call('XADD', KEYS[3], '*', unpack(ARGV, at + 3, at + 2 + n))
     redis.call('ZREM', KEYS[1], id)
     redis.call('HDEL', KEYS[2], id)
-    redis.call('HDEL', KEYS[4], id)
+    redis.call('HDEL', KEYS[4], id, id .. ' why')
     reply[#reply + 1] = 1
   else
     reply[#reply + 1] = 0

@@ -74,10 +74,10 @@ REQUEUE = [
     Case("only its time is left", [seed, do("ZADD", DEAD_IDS, 1, "m7")], requeue(("m7", "", ["id", "m7"])), [0]),
     Case(
         "processes that died of it are forgotten, of others not",
-        [seed, LETTER, do("HSET", DEATHS, "m7", 3, "m8", 1)],
+        [seed, LETTER, do("HSET", DEATHS, "m7", 3, "m7 why", "late", "m8", 1)],
         requeue(SEVEN),
         [1],
-        {**GONE, f"{DEATHS} m7": None, AGAIN: ["2-1 id m4", "* id m7"]},
+        {**GONE, f"{DEATHS} m7": None, f"{DEATHS} m7 why": None, AGAIN: ["2-1 id m4", "* id m7"]},
     ),
     Case(
         "some of several, in the order asked for",
@@ -101,7 +101,13 @@ PURGE = [
     Case("twice", [LETTER], purge(("m7", "seven"), ("m7", "seven")), [1, 0], GONE),
     Case("it died again since it was read", [LETTER], purge(("m7", "six")), [0]),
     Case("only its time is left", [do("ZADD", DEAD_IDS, 1, "m7")], purge(("m7", "")), [1], {f"{DEAD_IDS} m7": None}),
-    Case("only its text is left", [do("HSET", LETTERS, "m7", "seven")], purge(("m7", "seven")), [1], {f"{LETTERS} m7": None}),
+    Case(
+        "only its text is left",
+        [do("HSET", LETTERS, "m7", "seven")],
+        purge(("m7", "seven")),
+        [1],
+        {f"{LETTERS} m7": None},
+    ),
     Case("some of several", [LETTER, letter("m8", "eight")], purge(("m0", ""), ("m7", "seven")), [0, 1], GONE),
 ]
 OLD = [letter(f"m{number}", "old", seconds=-MONTH - number) for number in (7, 8, 9)]

@@ -79,12 +79,15 @@ def test_all_settings_are_read(tmp_path: Path) -> None:
         {
             "logging": {"log_format": "json"},
             "api": {"docs_path": None, "max_body_bytes": 10},
+            "streams": {"dead_retention": "2d"},
             "results": {"url": "json://out", "retention": "12h", "fsync": "checkpoint"},
         },
     )
     settings_, (found,) = read_files([server, app])
     assert found.events["process-message"].settings == StreamSettings(2.0, 5, 0, 2, 0.5, 10.0, 20.0, 7, 1.5)
-    assert settings_ == ServerConfig(tmp_path, "INFO", "json", None, None, 10, "json://out", 43200.0, "checkpoint")
+    assert settings_ == ServerConfig(
+        tmp_path, "INFO", "json", None, None, 10, "json://out", 43200.0, "checkpoint", 172800.0
+    )
 
 
 @pytest.mark.parametrize("results", [None, {"url": None}, {"url": "null"}])
@@ -162,6 +165,7 @@ def test_a_misspelt_key_comes_first_and_is_not_also_missing(tmp_path: Path) -> N
         ("logging/log_format", "xml", "logging.log_format: must be one of text, json"),
         ("streams/connection_str", None, "streams.connection_str: Field may not be null."),
         ("streams/conection_str", "x", "did you mean 'connection_str'?"),
+        ("streams/dead_retention", 0, "streams.dead_retention: must be a number of seconds above 0"),
         ("api/docs_path", "docs", 'api.docs_path: must be a path such as "/api/docs"'),
         ("api/max_body_bytes", 0, "api.max_body_bytes: must be at least 1"),
         ("results/retention", "soon", "results.retention: must be a number of seconds above 0"),
