@@ -271,7 +271,7 @@ class Supervisor:
             for attempt in range(RELEASE_TRIES):
                 link = self._link(url)
                 try:
-                    group.release(link.call, started.get(number, ()))
+                    group.release(link.call, dict.fromkeys(started.get(number, ()), ""))
                     break
                 except (redis.RedisError, OSError, ConfigError) as error:
                     link.close()

@@ -7,7 +7,8 @@ again is the worker's decision. docs/delivery.md says what each move means.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import redis
@@ -31,13 +32,18 @@ _FORGET = Script("forget")
 
 
 class Entry(NamedTuple):
-    """A stream entry handed to this consumer; ``times`` counts hand-outs of this entry, from 1."""
+    """A stream entry handed to this consumer; ``times`` counts hand-outs of this entry, from 1.
+
+    ``deaths`` and ``why`` are known of what was taken over: worker processes that died under the message, and
+    why its last run was ended on purpose.
+    """
 
     from_again: bool
     entry_id: str
     fields: Sequence[bytes]
     times: int = 1
     deaths: int = 0
+    why: str = ""
 
 
 class Renewal(NamedTuple):
@@ -185,22 +191,31 @@ class ConsumerGroup:
                     continue
                 rows = call("XRANGE", stream, text, text)
                 if rows:
-                    found.append(Entry(from_again, text, rows[0][1], int(times)))
+                    found.append(Entry(from_again, text, rows[0][1], int(times), *self._history(call, rows[0][1])))
                 else:
                     call("XACK", stream, self.group, text)
         return found
+
+    def _history(self, call: Call, fields: Sequence[bytes]) -> tuple[int, str]:
+        """Deaths of a message and why its last run was ended: the lost reply may have been a takeover's."""
+        message_id = dict(zip(fields[::2], fields[1::2], strict=False)).get(b"id", b"")
+        deaths, why = call("HMGET", keys.deaths(self.stream, self.group), message_id, message_id + b" why")
+        return int(deaths or 0), str(why or b"", "utf-8")
 
     def sweep(self, call: Call) -> list[tuple[str, float]]:
         """Consumers of the group and their lease scores, those longest without renewal first, at most 1,000."""
         flat = _SWEEP.run(call, [*self._streams, self._leases], [self.group, self.lease_ms])
         return [(str(consumer, "utf-8"), float(score)) for consumer, score in zip(flat[::2], flat[1::2], strict=True)]
 
-    def claim(self, call: Call, victim: str, observed: float, count: int) -> Claimed:
-        """Take at most ``count`` messages over from ``victim``, whose lease was seen at score ``observed``."""
+    def claim(self, call: Call, victim: str, observed: float, count: int, suspect_at: int = 2**31) -> Claimed:
+        """Take at most ``count`` messages over from ``victim``, whose lease was seen at score ``observed``.
+
+        A message under which ``suspect_at`` processes died is the last one taken.
+        """
         reply = _CLAIM.run(
             call,
             [*self._streams, self._leases, keys.deaths(self.stream, self.group)],
-            [self.group, self.consumer, count, victim, repr(observed), REMEMBER_DEATHS_S],
+            [self.group, self.consumer, count, victim, repr(observed), REMEMBER_DEATHS_S, suspect_at],
         )
         if reply[0] == -1:
             return Claimed(True, False, [])
@@ -208,17 +223,28 @@ class ConsumerGroup:
             return Claimed(False, True, [])
         rows = reply[2:]
         entries = [
-            Entry(rows[at] == 2, str(rows[at + 1], "ascii"), rows[at + 4], int(rows[at + 2]), int(rows[at + 3]))
-            for at in range(0, len(rows), 5)
+            Entry(
+                rows[at] == 2,
+                str(rows[at + 1], "ascii"),
+                rows[at + 5],
+                int(rows[at + 2]),
+                int(rows[at + 3]),
+                str(rows[at + 4], "utf-8"),
+            )
+            for at in range(0, len(rows), 6)
         ]
         return Claimed(False, reply[0] == 1, entries)
 
-    def release(self, call: Call, started_ids: Iterable[str] = ()) -> None:
-        """End this consumer: removed if it holds nothing, else given up. ``started_ids`` died with it."""
+    def release(self, call: Call, started: Mapping[str, str] = MappingProxyType({})) -> None:
+        """End this consumer: removed if it holds nothing, else given up.
+
+        ``started`` are the ids of messages that were running when it died, each with why that run was ended on
+        purpose, or with nothing, which counts a death.
+        """
         _RELEASE.run(
             call,
             [*self._streams, self._leases, keys.deaths(self.stream, self.group)],
-            [self.group, self.consumer, REMEMBER_DEATHS_S, *started_ids],
+            [self.group, self.consumer, REMEMBER_DEATHS_S, *(word for pair in started.items() for word in pair)],
         )
 
     def promote(self, call: Call, limit: int) -> tuple[int, int | None]:

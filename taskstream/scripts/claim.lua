@@ -3,12 +3,13 @@
 -- belonged to can commit nothing from then on; removes lease and consumer with the last.
 -- KEYS  1 stream  2 again  3 leases  4 deaths
 -- ARGV  1 group  2 me  3 at most n entries  4 victim  5 the expired score that I myself observed for a full lease
---       6 how long a death is remembered (s)
+--       6 how long a death is remembered (s)  7 a message with so many deaths is the last of its piece: it will run
+--       alone, and what nobody holds meanwhile cannot be blamed again
 -- Lease scores: >= 2 expiry (ms) · 1 given up (its supervisor counted deaths) · 0 taken, every held message
 -- counts as one that died with it · -1 taken from a given-up one.
 -- Returns {-1} my own lease does not hold · {0} nothing to take (renewed, or gone) · {1, n, ...} taken, all of
--- it · {2, n, ...} taken, more is left; n entries seen, then flat 1|2 source, entry id, times delivered, deaths,
--- fields.
+-- it · {2, n, ...} taken, more may be left; n entries seen, then flat 1|2 source, entry id, times delivered, deaths,
+-- why its last run was ended on purpose or '', fields. Such a run is no death, whatever became of who held it since.
 local group, me, room, victim = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -27,44 +28,44 @@ if score >= 1 then
   redis.call('ZADD', KEYS[3], 'XX', score, victim)
 end
 
-local reply, seen = {0, 0}, 0
+local reply, seen, suspect = {0, 0}, 0, false
 for source = 1, 2 do
-  if room > 0 then
+  if room > 0 and not suspect then
     local pending = redis.pcall('XPENDING', KEYS[source], group, '-', '+', room, victim)
-    if not pending.err and #pending > 0 then
-      local ids, times = {}, {}
-      for i, entry in ipairs(pending) do
-        ids[i] = entry[1]
-        times[entry[1]] = entry[4]
-      end
-      room = room - #ids
-      seen = seen + #ids
-      -- Entries deleted from the stream meanwhile are not returned and leave the pending list.
-      for _, entry in ipairs(redis.call('XCLAIM', KEYS[source], group, me, 0, unpack(ids))) do
-        if entry then
-          local deaths = 0
-          for i = 1, #entry[2], 2 do
-            if entry[2][i] == 'id' then
-              if score == 0 then
-                deaths = redis.call('HINCRBY', KEYS[4], entry[2][i + 1], 1)
-                redis.call('EXPIRE', KEYS[4], ARGV[6])
-              else
-                deaths = tonumber(redis.call('HGET', KEYS[4], entry[2][i + 1]) or 0)
-              end
+    for _, held in ipairs(pending.err and {} or pending) do
+      room = room - 1
+      seen = seen + 1
+      -- An entry deleted from the stream meanwhile is not returned and leaves the pending list.
+      local entry = redis.call('XCLAIM', KEYS[source], group, me, 0, held[1])[1]
+      if entry then
+        local deaths, why = 0, ''
+        for i = 1, #entry[2], 2 do
+          if entry[2][i] == 'id' then
+            local id = entry[2][i + 1]
+            local known = redis.call('HMGET', KEYS[4], id, id .. ' why')
+            deaths, why = tonumber(known[1] or 0), known[2] or ''
+            if score == 0 and why == '' then
+              deaths = redis.call('HINCRBY', KEYS[4], id, 1)
+              redis.call('EXPIRE', KEYS[4], ARGV[6])
             end
           end
-          reply[#reply + 1] = source
-          reply[#reply + 1] = entry[1]
-          reply[#reply + 1] = times[entry[1]] + 1
-          reply[#reply + 1] = deaths
-          reply[#reply + 1] = entry[2]
         end
+        reply[#reply + 1] = source
+        reply[#reply + 1] = entry[1]
+        reply[#reply + 1] = held[4] + 1
+        reply[#reply + 1] = deaths
+        reply[#reply + 1] = why
+        reply[#reply + 1] = entry[2]
+        suspect = why == '' and deaths >= tonumber(ARGV[7])
+      end
+      if suspect then
+        break
       end
     end
   end
 end
 reply[2] = seen
-if room == 0 then
+if room == 0 or suspect then
   reply[1] = 2
   return reply
 end

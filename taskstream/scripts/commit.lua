@@ -4,10 +4,11 @@
 -- ARGV  1 group  2 consumer  3 channel for finished ids  4 finished ids, separated by spaces, or ''
 --       5 n acks of the stream  6 n acks of again  then those entry ids, then moves of six:
 --       kind, 1|2 stream or again, entry id, message id, a, b
---         'a' ack                     a, b unused (also forgets counted deaths)
+--         'a' ack                     a, b unused
 --         'r' retry                   a delay (ms), b fields as JSON
 --         'g' give back               a unused,     b fields as JSON
 --         'd' dead letter             a unused,     b letter as JSON
+--       'a' and 'd' also forget counted deaths, they and 'r' why an earlier run was ended
 -- Returns {-1} and does nothing if the consumer's lease is missing, given up or taken; else {1, 1 if watched}.
 -- XACK ignores who owns an entry, so the lease is the fence. Under a live lease an XACK that answers 0 means
 -- that an earlier commit of this consumer landed and its reply was lost: its other half landed with it.
@@ -44,6 +45,7 @@ while at <= #ARGV do
   if redis.call('XACK', KEYS[source], group, entry) == 1 then
     if kind == 'r' then
       redis.call('ZADD', KEYS[4], now + ARGV[at + 4], ARGV[at + 5])
+      redis.call('HDEL', KEYS[5], id .. ' why')
     elseif kind == 'g' then
       redis.call('XADD', KEYS[2], '*', unpack(cjson.decode(ARGV[at + 5])))
     else
@@ -51,7 +53,7 @@ while at <= #ARGV do
         redis.call('ZADD', KEYS[6], now, id)
         redis.call('HSET', KEYS[7], id, ARGV[at + 5])
       end
-      redis.call('HDEL', KEYS[5], id)
+      redis.call('HDEL', KEYS[5], id, id .. ' why')
     end
     if removable[source] then
       redis.call('XDEL', KEYS[source], entry)

@@ -11,6 +11,7 @@ from helpers import eventually
 from script_cases import (
     AGAIN,
     CONTROL,
+    DEATHS,
     DELAYED,
     DIED_BEFORE,
     LEASES,
@@ -81,6 +82,19 @@ COMMIT = [
         RETRY,
         (True, False),
         GONE_1 | DELAYED_1,
+    ),
+    *(
+        Case(
+            f"why an earlier run was ended is forgotten with {word}",
+            [seed, do("HSET", DEATHS, "m1", 2, "m1 why", "too long")],
+            act,
+            (True, False),
+            changes | {f"{DEATHS} m1 why": None},
+        )
+        for word, act, changes in (
+            ("a retry", RETRY, GONE_1 | DELAYED_1),
+            ("an ack", commit(("ack_suspect", False, "1-1", "m1")), GONE_1 | {f"{DEATHS} m1": None}),
+        )
     ),
     Case(
         "every kind of move from the own stream",

@@ -31,11 +31,11 @@ from script_cases import (
 from taskstream.broker.group import Claimed, ConsumerGroup, Entry
 
 
-def claim(count: int = 10, observed: float | None = None) -> Callable[[World], Claimed]:
+def claim(count: int = 10, observed: float | None = None, suspect_at: int = 3) -> Callable[[World], Claimed]:
     def act(world: World) -> Claimed:
         raw = world.call("ZSCORE", LEASES, DEAD)
         seen = observed if observed is not None else float(raw or 0)
-        return world.me.claim(world.call, DEAD, seen, count)
+        return world.me.claim(world.call, DEAD, seen, count, suspect_at)
 
     return act
 
@@ -120,6 +120,32 @@ CLAIM = [
         claim(3),
         Claimed(False, True, []),
         {f"{S} g/corpse": None, f"{AGAIN} g/corpse": None, f"{LEASES} corpse": None},
+    ),
+    *(
+        Case(
+            f"a suspect ends the piece, {word}",
+            [seed_corpse(score), do("HSET", DEATHS, "m2", before)],
+            claim(suspect_at=2),
+            Claimed(False, False, [innocent(M1, deaths), innocent(M2, 2)]),
+            {f"{S} g/me": ["1-1 x2", "1-2 x2"], f"{S} g/corpse": [], f"{LEASES} corpse": mark} | counted,
+        )
+        for word, score, before, deaths, mark, counted in (
+            ("known", 1, 2, 0, -1, {}),
+            ("by this very death", -60, 1, 1, 0, {f"{DEATHS} m1": "1", f"{DEATHS} m2": "2", f"{DEATHS} ttl": MONTH}),
+        )
+    ),
+    *(
+        Case(
+            f"whose run was ended on purpose says why and counts no death, {word}",
+            [seed_corpse(score), do("HSET", DEATHS, "m2", 2, "m2 why", "too long")],
+            claim(suspect_at=2),
+            Claimed(False, True, [innocent(M1, n), M2._replace(deaths=2, why="too long"), innocent(M4, n)]),
+            TAKEN_ALL | counted,
+        )
+        for word, score, n, counted in (
+            ("given up", 1, 0, {}),
+            ("ran out", -60, 1, {f"{DEATHS} m1": "1", f"{DEATHS} m4": "1", f"{DEATHS} ttl": MONTH}),
+        )
     ),
     Case("a live lease", [seed_corpse(60)], claim(), NOTHING),
     Case("a lease renewed and run out since it was observed", [seed_corpse(-60)], claim(observed=5.0), NOTHING),
@@ -209,9 +235,16 @@ RELEASE = [
     Case(
         "what had started died",
         [seed, DIED_BEFORE],
-        lambda w: w.me.release(w.call, ["m1", "m4"]),
+        lambda w: w.me.release(w.call, {"m1": "", "m4": ""}),
         None,
         {f"{LEASES} me": 1, f"{DEATHS} m1": "3", f"{DEATHS} m4": "1", f"{DEATHS} ttl": MONTH},
+    ),
+    Case(
+        "one ran too long",
+        [seed, DIED_BEFORE],
+        lambda w: w.me.release(w.call, {"m1": "too long"}),
+        None,
+        {f"{LEASES} me": 1, f"{DEATHS} m1 why": "too long", f"{DEATHS} ttl": MONTH},
     ),
     Case(
         "holding nothing: removed",
@@ -231,12 +264,12 @@ RELEASE = [
         Case(
             f"a lease marked {score}: nothing is counted twice",
             [seed, lease(score)],
-            lambda w: w.me.release(w.call, ["m1"]),
+            lambda w: w.me.release(w.call, {"m1": ""}),
             None,
         )
         for score in (1, 0, -1)
     ),
-    Case("a lease that is gone", [seed, do("ZREM", LEASES, ME)], lambda w: w.me.release(w.call, ["m1"]), None),
+    Case("a lease that is gone", [seed, do("ZREM", LEASES, ME)], lambda w: w.me.release(w.call, {"m1": ""}), None),
 ]
 
 
