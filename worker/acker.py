@@ -19,9 +19,9 @@ from taskstream.connection import READ_TIMEOUT_S, Profile
 from taskstream.errors import TaskstreamError
 from taskstream.link import Link
 from taskstream.logs import FieldLogger
-from taskstream.results.base import Outcome, ResultStore
 
 from .backoff import Backoff
+from .keeper import Keeper
 from .membership import Job, Membership
 
 BATCH = 1_000
@@ -30,24 +30,22 @@ BATCH = 1_000
 class Acker:
     """Group-commits the finished jobs of one subscription.
 
-    ``on_paused(reason)`` tells that outcomes cannot be written (None: they can again); ``on_retry(delay_ms)``
-    that something was put into the delayed set.
+    ``keeper`` puts their outcomes on the disk (None: none are kept); ``on_retry(delay_ms)`` tells that something was
+    put into the delayed set.
     """
 
     def __init__(
         self,
         broker: Broker,
-        store: ResultStore | None,
+        keeper: Keeper | None,
         log: FieldLogger,
-        on_paused: Callable[[str | None], None],
         on_retry: Callable[[int], None],
     ) -> None:
         self._broker = broker
         # A connection of its own: taking one from a pool costs more than a small commit.
         self._link = Link(broker.url, Profile(socket_timeout=READ_TIMEOUT_S))
-        self._store = store
+        self._keeper = keeper
         self._log = log
-        self._on_paused = on_paused
         self._on_retry = on_retry
         self._done: deque[Job] = deque()
         self._wake = Event()
@@ -91,7 +89,7 @@ class Acker:
 
     def _finish(self, membership: Membership, jobs: list[Job]) -> None:
         outcomes = [job.outcome for job in jobs if job.outcome is not None]
-        if outcomes and self._store is not None and not self._keep(self._store, membership, outcomes):
+        if outcomes and self._keeper is not None and not self._keeper.keep(membership, outcomes):
             return
         if not self._publish_successors(membership, jobs):
             return
@@ -104,26 +102,6 @@ class Acker:
         if delays:
             self._on_retry(min(delays))
         membership.consumer.notice_room()
-
-    def _keep(self, store: ResultStore, membership: Membership, outcomes: list[Outcome]) -> bool:
-        backoff = Backoff(0.1, 5.0)
-        pool = gevent.get_hub().threadpool
-        paused = False
-        while membership.wait_until_sure():
-            try:
-                pool.apply(store.write, (outcomes,))
-            except OSError as error:
-                if not paused:
-                    paused = True
-                    self._on_paused(f"results cannot be written: {error}")
-                gevent.sleep(backoff.next())
-            else:
-                if paused:
-                    self._on_paused(None)
-                return True
-        if paused:
-            self._on_paused(None)
-        return False
 
     def _publish_successors(self, membership: Membership, jobs: list[Job]) -> bool:
         items = [

@@ -169,6 +169,12 @@ class Consumer:
                     self._link.close()
             gevent.sleep(backoff.next())
 
+    @property
+    def held(self) -> int:
+        """How many messages it holds, under all the names it has."""
+        memberships = (*self._older, *([self.membership] if self.membership else []))
+        return sum(len(membership.jobs) for membership in memberships if not membership.lost)
+
     def release(self) -> None:
         """End every consumer name of this subscription; call when nothing runs any more."""
         for membership in (*self._older, *([self.membership] if self.membership else [])):

@@ -25,6 +25,7 @@ from .control import ControlListener
 from .executor import Executor
 from .forwarder import Forwarder
 from .janitor import Janitor
+from .keeper import Keeper
 from .lease import LeaseKeeper
 from .loading import Loaded, load
 from .membership import Membership
@@ -43,6 +44,9 @@ INTERRUPT_S = 1.0
 
 FINISH_S = 5.0
 """How long the last commits may take."""
+
+CLOSE_S = 2.0
+"""How long closing the result store may take."""
 
 EXIT_OK = 0
 EXIT_FORCED = 1
@@ -101,6 +105,7 @@ class WorkerProcess:
         self._store = loaded.store
         self._slots = Slots(pool.concurrency)
         keep = self._store is not None
+        self._keeper = Keeper(self._store, self._on_paused) if self._store is not None else None
         table = Table(self._options.table_fd, pool.concurrency)
         self._leases = LeaseKeeper(loaded.broker_url, pool.lease, table.beat, self._on_renewal)
         self._executor = Executor(pool.concurrency, self._options.name, table, keep)
@@ -125,7 +130,7 @@ class WorkerProcess:
                 logs.FieldLogger(app, version, subscription.label.rpartition(".")[2]),
                 {"stream.name": subscription.stream, "stream.consumer_group": subscription.group},
             )
-            acker = Acker(self._broker, self._store, self._log, self._on_paused, self._forwarder.expect)
+            acker = Acker(self._broker, self._keeper, self._log, self._forwarder.expect)
             self._consumers.append(Consumer(subscription, acker, stats, self._around))
         self._reporter = Reporter(self._broker, self._options.name, self._consumers, self._describe, self._log)
         self._recoverer = Recoverer(self._broker, self._consumers, self._slots, pool.lease, self._log)
@@ -144,6 +149,8 @@ class WorkerProcess:
         )
         self._leases.start()
         self._executor.start()
+        if self._keeper is not None:
+            self._keeper.start()
         for consumer in self._consumers:
             consumer.acker.start()
             consumer.start()
@@ -223,8 +230,8 @@ class WorkerProcess:
         self._state = "stopping"
         self._log.info("Worker stops", {"worker": self._options.name, "running": self._executor.running})
         gevent.joinall([gevent.spawn(consumer.stop) for consumer in self._consumers], timeout=FINISH_S)
-        deadline = boottime() + self._pool.grace
-        while self._executor.running and boottime() < deadline and not self._now.is_set():
+        grace_ends = boottime() + self._pool.grace
+        while self._executor.running and boottime() < grace_ends and not self._now.is_set():
             self._now.wait(0.02)
         forced = self._executor.running_jobs()
         if forced:
@@ -236,13 +243,28 @@ class WorkerProcess:
             for job in self._executor.running_jobs():
                 give_back(job, started=True)
                 job.membership.consumer.acker.put(job)
-        deadline = boottime() + FINISH_S
-        while not all(consumer.acker.idle for consumer in self._consumers) and boottime() < deadline:
-            gevent.sleep(0.005)
+        left = self._last_commits(grace_ends)
         self._leases.stop()
         self._leave()
         self._log.info("Worker stopped", {"worker": self._options.name})
-        return EXIT_FORCED if forced else EXIT_OK
+        return EXIT_FORCED if forced or left else EXIT_OK
+
+    def _last_commits(self, grace_ends: float) -> int:
+        """Wait until what has ended is committed; for a disk that takes no results, until the grace time ends.
+
+        Returns how many messages are left behind.
+        """
+        deadline = boottime() + FINISH_S
+        while not all(consumer.acker.idle for consumer in self._consumers):
+            patient = self._around.paused is not None and not self._now.is_set()
+            if boottime() >= (max(deadline, grace_ends) if patient else deadline):
+                break
+            gevent.sleep(0.005)
+        left = sum(consumer.held for consumer in self._consumers)
+        if left:
+            # They are given up with the lease, and count as not started, because none of them killed anybody.
+            self._log.warning("Leaving messages whose end could not be committed: they will run again", {"count": left})
+        return left
 
     def _leave(self) -> None:
         try:
@@ -254,8 +276,8 @@ class WorkerProcess:
             self._log.warning("Could not sign off, the lease will run out", {"error": error})
         if self._bridge is not None:
             self._bridge.close(1.0)
-        if self._store is not None:
-            self._store.close()
+        if self._keeper is not None:
+            self._keeper.close(CLOSE_S)
 
 
 def main(options: ProcessOptions) -> None:
