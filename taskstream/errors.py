@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 class TaskstreamError(Exception):
@@ -17,16 +18,31 @@ class BrokerUnavailable(TaskstreamError):
     """Redis could not be reached, refused, or did not answer in time.
 
     ``maybe_sent`` is True where the command had left this process and only its reply is missing, so the
-    message may or may not be in the stream, and repeating the call may do the work twice.
+    message may or may not be in the stream, and repeating the call may do the work twice. ``sent``: of a call that
+    sends many, the handles of those that are in for certain; ``maybe_sent`` is True then too.
     """
 
-    def __init__(self, message: str, *, maybe_sent: bool = False) -> None:
+    def __init__(self, message: str, *, maybe_sent: bool = False, sent: Sequence[Any] = ()) -> None:
         super().__init__(message)
         self.maybe_sent = maybe_sent
+        self.sent = list(sent)
 
 
 class QueueFull(TaskstreamError):
-    """The stream is full; nothing was sent."""
+    """The stream has as many entries as its ``max_length`` allows; the message was not sent.
+
+    ``stream`` is its name, ``length`` how many entries it has, ``limit`` its ``max_length``. ``sent``: of a call that
+    sends many, the handles of those before the one that found no room; none of the others was sent.
+    """
+
+    def __init__(
+        self, message: str, *, stream: str = "", length: int = 0, limit: int = 0, sent: Sequence[Any] = ()
+    ) -> None:
+        super().__init__(message)
+        self.stream = stream
+        self.length = length
+        self.limit = limit
+        self.sent = list(sent)
 
 
 class ValidationError(TaskstreamError):

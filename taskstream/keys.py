@@ -80,6 +80,16 @@ def published(stream: str, unique: str) -> str:
     return f"ts:{{{stream}}}:published:{unique}"
 
 
+def unique_id(message_id: str) -> str:
+    """What ``published`` takes for a message that is published once under its own id."""
+    return f"id:{message_id}"
+
+
+def unique_key(text: str) -> str:
+    """What ``published`` takes for an idempotency key; never the same as for an id."""
+    return f"key:{text}"
+
+
 def outcomes(message_id: str) -> str:
     """Hash with a TTL: group → delivery number and outcome of this message, in the Redis result store."""
     return f"ts:{{{message_id}}}:outcomes"

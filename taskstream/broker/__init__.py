@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from taskstream.broker.broker import Broker, GroupState, SubscriptionInfo
+from taskstream.broker.publisher import Envelope
 
-__all__ = ["Broker", "GroupState", "SubscriptionInfo"]
+__all__ = ["Broker", "Envelope", "GroupState", "SubscriptionInfo"]

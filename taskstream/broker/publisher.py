@@ -2,23 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 
 from taskstream import keys
 from taskstream.broker.script import Script
 from taskstream.connection import PRODUCER, broker_errors, display_url, open_pool, passing, translate
-from taskstream.errors import BrokerUnavailable
+from taskstream.errors import BrokerUnavailable, QueueFull, TaskstreamError
 from taskstream.link import LinkPool, first_error
 from taskstream.message import Message, fields_of
 
 REMEMBER_PUBLISHED_S = 24 * 3600
-"""How long ``publish_once`` knows a key."""
+"""How long the server knows what was published under a key."""
 
-_PUBLISH_ONCE = Script("publish_once")
+CHUNK = 100
+"""Messages in one run of the script, so that the server is never busy with one for long (about 0.5 ms)."""
+
+_PUBLISH = Script("publish")
+
+
+class Envelope(NamedTuple):
+    """A message and where it goes.
+
+    ``uniques``: it is published at most once under each of them (``keys.unique_id``, ``keys.unique_key``).
+    ``max_length``: entries the stream may have, None for any number.
+    """
+
+    stream: str
+    message: Message
+    uniques: tuple[str, ...] = ()
+    max_length: int | None = None
+
+
+class Sent(NamedTuple):
+    """What became of several envelopes.
+
+    ``ids`` goes by envelope: the id under which it is in the stream, None where that is not certain. ``error`` is
+    why there is a None; with QueueFull, what has an id comes before what has none.
+    """
+
+    ids: list[str | None]
+    error: TaskstreamError | None = None
 
 
 class Publisher:
@@ -39,35 +66,114 @@ class Publisher:
         """Context in which the client library's errors become BrokerUnavailable or ConfigError."""
         return broker_errors(self.display_url)
 
-    def publish(self, stream: str, message: Message) -> None:
-        """Put one message on ``stream`` with exactly one XADD.
+    def publish(self, stream: str, message: Message, max_length: int | None = None) -> None:
+        """Put one message on ``stream``: exactly one XADD, or one script that looks at the length first.
 
-        Raises BrokerUnavailable, with ``maybe_sent=True`` where only the reply is missing.
+        Raises BrokerUnavailable, with ``maybe_sent=True`` where only the reply is missing; QueueFull if the stream
+        has ``max_length`` entries already.
         """
-        self._round_trip([("XADD", stream, "*", *fields_of(message))])
+        if max_length is None:
+            self._round_trip([("XADD", stream, "*", *fields_of(message))])
+        else:
+            self._run([Envelope(stream, message, (), max_length)])
 
-    def publish_many(self, items: Iterable[tuple[str, Message]]) -> None:
-        """Put several messages on their streams in one round trip, in order; callers send at most 500 at once.
+    def publish_once(self, stream: str, message: Message, *uniques: str, max_length: int | None = None) -> str:
+        """Publish unless something was published under one of ``uniques`` in the last 24 h; return the id of that.
 
-        Raises BrokerUnavailable, with ``maybe_sent=True`` where some may be in.
+        Safe to repeat after ``maybe_sent``. Raises as ``publish`` does.
         """
-        commands = [("XADD", stream, "*", *fields_of(message)) for stream, message in items]
-        if commands:
-            self._round_trip(commands)
+        return self._run([Envelope(stream, message, uniques, max_length)])[0]
 
-    def publish_once(self, stream: str, message: Message, unique: str) -> str:
-        """Publish unless something was published under ``unique`` in the last 24 h; return the id of that.
+    def publish_many(self, items: Iterable[Envelope | tuple[str, Message]]) -> list[str]:
+        """Publish several in order; return their ids. Callers send at most 500 at once.
 
-        Safe to repeat after ``maybe_sent``.
+        One round trip, unless some have a ``max_length``: then one for each 100 of a stream, and the first that
+        finds no room ends it.
+
+        Raises as ``publish`` does; ``sent`` of the error has the ids of those that are in for certain.
         """
-        return str(_PUBLISH_ONCE.run(self.call, *_once(stream, message, unique)), "utf-8")
+        ids, error = self.try_many([Envelope(*item) for item in items])
+        certain = [found for found in ids if found is not None]
+        if isinstance(error, BrokerUnavailable | QueueFull):
+            error.sent = certain
+        if error is not None:
+            raise error
+        return certain
 
     def publish_many_once(self, items: Iterable[tuple[str, Message, str]]) -> None:
-        """``publish_once`` for several ``(stream, message, unique)`` in one round trip.
+        """``publish_once`` for several ``(stream, message, unique)`` in one round trip. Safe to repeat."""
+        self.publish_many(Envelope(stream, message, (unique,)) for stream, message, unique in items)
 
-        Safe to repeat. Raises BrokerUnavailable if not all are known to be in.
+    def try_many(self, envelopes: Sequence[Envelope]) -> Sent:
+        """``publish_many`` that says what became of each envelope instead of raising."""
+        if any(envelope.max_length is not None for envelope in envelopes):
+            return self._one_by_one(envelopes)
+        if any(envelope.uniques for envelope in envelopes):
+            runs = list(_runs(envelopes))
+            # The text goes along, so that no run can find it missing: others would have to be repeated then.
+            load = ("SCRIPT", "LOAD", _PUBLISH.source)
+            commands = [load, *(_PUBLISH.command(*_script_call(run)) for run in runs)]
+            return self._pipelined(commands, [0, *map(len, runs)], lambda reply, start: _texts(reply[1]))
+        ids = [envelope.message.id for envelope in envelopes]
+        commands = [("XADD", stream, "*", *fields_of(message)) for stream, message, _, _ in envelopes]
+        return self._pipelined(commands, [1] * len(ids), lambda reply, start: [ids[start]])
+
+    def _pipelined(
+        self, commands: list[tuple[Any, ...]], sizes: list[int], read: Callable[[Any, int], list[str]]
+    ) -> Sent:
+        """Send commands in one round trip; each publishes as many as ``sizes`` says.
+
+        ``read(reply, start)``: the ids of those a reply is about, of which the first is number ``start``.
         """
-        _PUBLISH_ONCE.run_many(self._round_trip, (_once(*item) for item in items))
+        total = sum(sizes)
+        if not total:
+            return Sent([])
+        try:
+            replies = self._exchange(commands)
+        except TaskstreamError as error:
+            return Sent([None] * total, error)
+        ids: list[str | None] = []
+        for reply, size in zip(replies, sizes, strict=True):
+            if size:
+                ids += [None] * size if isinstance(reply, redis.ResponseError) else read(reply, len(ids))
+        failed = first_error(replies)
+        if failed is None:
+            return Sent(ids)
+        done = sum(found is not None for found in ids)
+        if done and passing(failed):
+            text = f"broker {self.display_url} took {done} of {total} messages, then: {failed}"
+            return Sent(ids, BrokerUnavailable(text, maybe_sent=True))
+        return Sent(ids, translate(failed, self.display_url, sent=False))
+
+    def _one_by_one(self, envelopes: Sequence[Envelope]) -> Sent:
+        """One round trip per run, because none may overtake one that found no room."""
+        ids: list[str | None] = []
+        for run in _runs(envelopes):
+            try:
+                ids += self._run(run)
+            except TaskstreamError as error:
+                if isinstance(error, QueueFull):
+                    ids += error.sent
+                elif isinstance(error, BrokerUnavailable):
+                    error.maybe_sent |= bool(ids)
+                return Sent([*ids, *[None] * (len(envelopes) - len(ids))], error)
+        return Sent(ids)
+
+    def _run(self, run: Sequence[Envelope]) -> list[str]:
+        """Publish envelopes of one stream and limit by one script."""
+        length, found = _PUBLISH.run(self.call, *_script_call(run))
+        ids = _texts(found)
+        if length < 0:
+            return ids
+        stream, limit = run[0].stream, run[0].max_length or 0
+        raise QueueFull(
+            f"stream {stream} is full: it has {length} entries and its max_length is {limit}; try again when workers "
+            "have caught up",
+            stream=stream,
+            length=length,
+            limit=limit,
+            sent=ids,
+        )
 
     def watch(self, streams: Iterable[str], seconds: int) -> None:
         """Ask workers to announce finished messages of ``streams`` for the next ``seconds``."""
@@ -95,8 +201,8 @@ class Publisher:
         self._links.close()
         self._pool.disconnect()
 
-    def _round_trip(self, commands: list[tuple[Any, ...]]) -> list[Any]:
-        """Send commands once and read their replies; NoScriptError passes through, the rest is translated."""
+    def _exchange(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        """Send commands once and read their replies, error replies among them as exceptions."""
         try:
             link = self._links.take()
         except (redis.RedisError, OSError) as error:
@@ -105,24 +211,47 @@ class Publisher:
         try:
             link.connect()
             sent = True
-            replies = link.replies(commands)
+            return link.replies(commands)
         except (redis.RedisError, OSError) as error:
             raise translate(error, self.display_url, sent=sent) from error
         finally:
             self._links.give_back(link)
+
+    def _round_trip(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        """Send commands once and read their replies; NoScriptError passes through, the rest is translated."""
+        replies = self._exchange(commands)
         failed = first_error(replies)
         if failed is None:
             return replies
         if isinstance(failed, redis.exceptions.NoScriptError):
             raise failed
-        done = sum(not isinstance(reply, redis.ResponseError) for reply in replies)
-        if done and passing(failed):
-            raise BrokerUnavailable(
-                f"broker {self.display_url} took {done} of {len(commands)} messages, then: {failed}", maybe_sent=True
-            ) from failed
         raise translate(failed, self.display_url, sent=False) from failed
 
 
-def _once(stream: str, message: Message, unique: str) -> tuple[list[str], list[Any]]:
-    """Keys and arguments of publish_once.lua."""
-    return [stream, keys.published(stream, unique)], [REMEMBER_PUBLISHED_S, message.id, *fields_of(message)]
+def _runs(envelopes: Sequence[Envelope]) -> Iterator[Sequence[Envelope]]:
+    """Neighbours of one stream and limit, at most CHUNK together."""
+    start = 0
+    for end in range(1, len(envelopes) + 1):
+        first = envelopes[start]
+        if (
+            end == len(envelopes)
+            or end - start == CHUNK
+            or (first.stream, first.max_length) != (envelopes[end].stream, envelopes[end].max_length)
+        ):
+            yield envelopes[start:end]
+            start = end
+
+
+def _script_call(run: Sequence[Envelope]) -> tuple[list[str], list[Any]]:
+    """Keys and arguments of publish.lua."""
+    stream = run[0].stream
+    names, arguments = [stream], [run[0].max_length or 0, REMEMBER_PUBLISHED_S]
+    for envelope in run:
+        names += [keys.published(stream, unique) for unique in envelope.uniques]
+        fields = fields_of(envelope.message)
+        arguments += [len(envelope.uniques), envelope.message.id, len(fields), *fields]
+    return names, arguments
+
+
+def _texts(found: Sequence[bytes]) -> list[str]:
+    return [str(one, "utf-8") for one in found]
