@@ -23,13 +23,15 @@ from taskstream.app.task import Options, Task
 from taskstream.app.waiter import Waiter
 from taskstream.arguments import decode_json
 from taskstream.broker import Broker
+from taskstream.durations import parse_duration
 from taskstream.errors import BrokerUnavailable, ConfigError, ResultUnavailable
-from taskstream.handler import QUEUE_GROUP, Subscription
+from taskstream.handler import DEAD_RETENTION_S, QUEUE_GROUP, Subscription
 from taskstream.import_problem import import_problem
 from taskstream.keys import check_name
 from taskstream.message import Message
 from taskstream.results import open_store
 from taskstream.results.base import Outcome, ResultStore
+from taskstream.results.store import DEFAULT_RETENTION_S, FSYNC_POLICIES
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -54,20 +56,39 @@ class Taskstream:
     ``name`` begins its tasks' names and is their default queue. ``broker`` is a URL: ``redis://``,
     ``rediss://`` (TLS), ``unix://`` or ``sentinel://``. ``results`` says where outcomes are kept:
     ``file://PATH``, ``json://PATH`` (a relative path is relative to the folder of the module that makes the
-    app) or ``redis://…``; None keeps none.
+    app) or ``redis://…``; None keeps none. ``dead_retention`` is how long dead letters are kept, ``result_retention``
+    how long results are: seconds, or text such as ``"12h"`` or ``"7d"``. ``result_fsync`` says when a result counts
+    as written: ``commit``, once it is on the disk, or ``checkpoint``, once it survives the end of any process.
 
     What the environment says goes before what the code says: ``TASKSTREAM_BROKER``, or the running
     ``taskstream dev`` of the working folder, is the broker; ``TASKSTREAM_RESULTS`` the result store (a relative
     path is then relative to the working folder). Thread-safe.
 
-    Raises ConfigError for a name that cannot be used; for a URL when it is first used.
+    Raises ConfigError for a name or a duration that cannot be used; for a URL when it is first used.
     """
 
-    def __init__(self, name: str, broker: str | None = None, results: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        broker: str | None = None,
+        results: str | None = None,
+        *,
+        dead_retention: float | str = DEAD_RETENTION_S,
+        result_retention: float | str = DEFAULT_RETENTION_S,
+        result_fsync: str = "commit",
+    ) -> None:
         for option, url in (("broker", broker), ("results", results)):
             if url is not None and not isinstance(url, str):
                 raise ConfigError(f"Taskstream({name!r}): {option}={url!r} is not a URL")
         self.name: str = check_name("app", name)
+        self._dead_retention = _duration(name, "dead_retention", dead_retention)
+        self._result_retention = _duration(name, "result_retention", result_retention)
+        if result_fsync not in FSYNC_POLICIES:
+            raise ConfigError(
+                f"Taskstream({name!r}): result_fsync={result_fsync!r} cannot be used: "
+                f"give one of {', '.join(FSYNC_POLICIES)}"
+            )
+        self._result_fsync = result_fsync
         self._broker_url = broker
         self._results_url = results
         self._results_base = _folder_of_caller()
@@ -220,10 +241,8 @@ class Taskstream:
         with self._lock:
             if not self._store_open:
                 elsewhere = self._results_override or os.environ.get("TASKSTREAM_RESULTS")
-                if elsewhere:
-                    self._store = open_store(elsewhere, base=Path.cwd())
-                else:
-                    self._store = open_store(self._results_url, base=self._results_base)
+                url, base = (elsewhere, Path.cwd()) if elsewhere else (self._results_url, self._results_base)
+                self._store = open_store(url, base=base, retention=self._result_retention, fsync=self._result_fsync)
                 self._store_open = True
             return self._store
 
@@ -279,7 +298,13 @@ class Taskstream:
             raise ConfigError(f"app {self.name} has no tasks: register functions with @{self.name}.task")
         handlers = {name: task.handler() for name, task in self._tasks.items()}
         return [
-            Subscription(label=queue, stream=check_name("queue", queue), group=QUEUE_GROUP, handlers=handlers)
+            Subscription(
+                label=queue,
+                stream=check_name("queue", queue),
+                group=QUEUE_GROUP,
+                handlers=handlers,
+                dead_retention=self._dead_retention,
+            )
             for queue in dict.fromkeys(self.queues() if queues is None else queues)
         ]
 
@@ -293,6 +318,13 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+def _duration(app: str, option: str, value: float | str) -> float:
+    try:
+        return parse_duration(value)
+    except ValueError as error:
+        raise ConfigError(f"Taskstream({app!r}): {option}={value!r} cannot be used: give {error}") from None
 
 
 def _folder_of_caller() -> Path:

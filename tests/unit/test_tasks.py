@@ -281,6 +281,39 @@ def test_where_results_are_kept(app: Taskstream, monkeypatch: pytest.MonkeyPatch
     assert here.results is None
 
 
+def test_how_long_results_and_dead_letters_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[dict[str, Any]] = []
+    monkeypatch.setattr(
+        "taskstream.app.core.open_store", lambda url, **settings: opened.append({"url": url, **settings})
+    )
+    plain = Taskstream("plain", results="json://kept")
+    short = Taskstream("short", dead_retention="36h", result_retention=90, result_fsync="checkpoint")
+    monkeypatch.setenv("TASKSTREAM_RESULTS", "json://environment")
+    for app in (plain, short):
+        app.task(thumbnail)
+        assert app.results is None
+    assert [(one["retention"], one["fsync"]) for one in opened] == [(7 * 86400.0, "commit"), (90.0, "checkpoint")]
+    assert [app.subscriptions()[0].dead_retention for app in (plain, short)] == [30 * 86400.0, 36 * 3600.0]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("dead_retention", "soon"),
+        ("dead_retention", 0),
+        ("result_retention", None),
+        ("result_retention", float("inf")),
+        ("result_fsync", "never"),
+        ("result_fsync", None),
+    ],
+)
+def test_a_retention_that_cannot_be_used_is_told(option: str, value: Any) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"Taskstream\('shop'\): {option}={value!r} cannot be used: give (a num|one of)"
+    ):
+        Taskstream("shop", **{option: value})
+
+
 def test_closing_closes_and_the_next_use_opens_again(app: Taskstream, made: list[FakeBroker]) -> None:
     task = app.task(thumbnail)
     task.delay("a")

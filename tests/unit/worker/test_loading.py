@@ -163,6 +163,12 @@ def test_nothing_to_run_is_told(folder: Path) -> None:
         tasks("nowhere:app")
 
 
+def test_how_long_dead_letters_are_kept_is_said_by_app_or_server_file(folder: Path) -> None:
+    assert {one.dead_retention for one in (*tasks().subscriptions, *events().subscriptions)} == {30 * 86400.0}
+    write(folder, {"streams": {"connection_str": "redis://h", "dead_retention": "2d"}}, CONFIG)
+    assert {one.dead_retention for one in events().subscriptions} == {2 * 86400.0}
+
+
 def test_events_without_a_broker_are_told(folder: Path) -> None:
     write(folder, {}, CONFIG)
     with pytest.raises(ConfigError, match=r"--broker, TASKSTREAM_BROKER or streams\.connection_str"):
