@@ -53,11 +53,12 @@ class ServerConfig:
 class StreamSettings:
     """A STREAM event's ``config.stream``; None where the file says nothing.
 
-    Seconds: ``timeout``, ``retry_backoff``, ``delay_auto_start``. Milliseconds: ``step_delay`` between two steps
-    of one message, ``throttle_ms`` between two batches.
+    Seconds: ``timeout``, ``hard_timeout``, ``retry_backoff``, ``delay_auto_start``. Milliseconds: ``step_delay``
+    between two steps of one message, ``throttle_ms`` between two batches.
     """
 
     timeout: float | None = None
+    hard_timeout: float | None = None
     batch_size: int | None = None
     max_retries: int | None = None
     max_deliveries: int | None = None

@@ -6,6 +6,7 @@ Reading the files, and what is said about a mistake, is taskstream.config's busi
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, Self
@@ -113,6 +114,7 @@ class StreamSection(Section):
     """``config.stream`` of a STREAM event."""
 
     timeout = fields.Float(validate=_at_least(0, above=True))
+    hard_timeout = fields.Float(validate=_at_least(0, above=True))
     batch_size = fields.Integer(validate=_at_least(1))
     max_retries = fields.Integer(validate=_at_least(0))
     max_deliveries = fields.Integer(validate=_at_least(1))
@@ -121,6 +123,12 @@ class StreamSection(Section):
     throttle_ms = fields.Float(validate=_at_least(0))
     concurrency = fields.Integer(validate=_at_least(1))
     delay_auto_start = fields.Float(validate=_at_least(0))
+
+    @ma.validates_schema
+    def one_after_the_other(self, data: Any, **kwargs: Any) -> None:
+        """The process is killed only when the interrupt did not help."""
+        if "timeout" in data and data.get("hard_timeout", math.inf) <= data["timeout"]:
+            raise ma.ValidationError(f"must be above timeout, which is {data['timeout']:g}", "hard_timeout")
 
 
 class EventSettings(Section):

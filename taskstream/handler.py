@@ -22,11 +22,14 @@ DEAD_RETENTION_S = 30 * 86_400.0
 class Settings:
     """How a handler's messages are treated. Times in seconds.
 
+    After ``timeout`` a run is interrupted; after ``hard_timeout`` its process is killed and replaced. Either is a
+    failed run.
     ``retry_for`` lists the exceptions after which a message is tried again, ``max_retries`` times at most;
     ``max_deliveries`` is how many worker processes may die under a message before it is a dead letter.
     """
 
     timeout: float | None = None
+    hard_timeout: float | None = None
     max_retries: int = 3
     max_deliveries: int = 3
     retry_backoff: float = 1.0

@@ -53,6 +53,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     retry_jitter: bool = True
     autoretry_for: tuple[type[BaseException], ...] = ()
     timeout: float | None = None
+    hard_timeout: float | None = None
     max_deliveries: int = 3
     ignore_result: bool = False
 
@@ -69,6 +70,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         check("retry_backoff_max", _seconds(self.retry_backoff_max, least=0.0), "seconds from 0 on")
         check("retry_jitter", isinstance(self.retry_jitter, bool), "True or False")
         check("timeout", self.timeout is None or _seconds(self.timeout, least=0.001), "seconds from 0.001 on, or None")
+        hard = self.hard_timeout
+        check("hard_timeout", hard is None or _seconds(hard, least=0.001), "seconds from 0.001 on, or None")
+        if self.timeout is not None and hard is not None:
+            check("hard_timeout", hard > self.timeout, f"more than timeout={self.timeout!r}, which is to come first")
         check("max_deliveries", _whole(self.max_deliveries, 1), "a whole number from 1 on")
         check("ignore_result", isinstance(self.ignore_result, bool), "True or False")
         check(
@@ -78,6 +83,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         )
         return Settings(
             timeout=self.timeout,
+            hard_timeout=self.hard_timeout,
             max_retries=(DEFAULT_RETRIES if self.autoretry_for else 0) if retries is None else retries,
             max_deliveries=self.max_deliveries,
             retry_backoff=self.retry_backoff,

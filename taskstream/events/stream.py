@@ -113,5 +113,5 @@ def _type_name(member: Any) -> str:
 
 def _settings(found: StreamSettings) -> Settings:
     """The worker's settings: the file's where it says something, the worker's own defaults elsewhere."""
-    names = ("timeout", "max_retries", "max_deliveries", "retry_backoff")
+    names = ("timeout", "hard_timeout", "max_retries", "max_deliveries", "retry_backoff")
     return Settings(**{name: value for name in names if (value := getattr(found, name)) is not None})

@@ -70,7 +70,14 @@ def test_app_alone_gets_the_defaults(tmp_path: Path) -> None:
 
 
 def test_all_settings_are_read(tmp_path: Path) -> None:
-    stream = {"timeout": 2, "batch_size": 5, "max_retries": 0, "max_deliveries": 2, "retry_backoff": 0.5}
+    stream = {
+        "timeout": 2,
+        "hard_timeout": 3,
+        "batch_size": 5,
+        "max_retries": 0,
+        "max_deliveries": 2,
+        "retry_backoff": 0.5,
+    }
     stream |= {"step_delay": 10, "throttle_ms": 20, "concurrency": 7, "delay_auto_start": 1.5}
     app = write(tmp_path, "config.json", with_value(APP, "events/process-message/config/stream", stream))
     server = write(
@@ -84,7 +91,7 @@ def test_all_settings_are_read(tmp_path: Path) -> None:
         },
     )
     settings_, (found,) = read_files([server, app])
-    assert found.events["process-message"].settings == StreamSettings(2.0, 5, 0, 2, 0.5, 10.0, 20.0, 7, 1.5)
+    assert found.events["process-message"].settings == StreamSettings(2.0, 3.0, 5, 0, 2, 0.5, 10.0, 20.0, 7, 1.5)
     assert settings_ == ServerConfig(
         tmp_path, "INFO", "json", None, None, 10, "json://out", 43200.0, "checkpoint", 172800.0
     )
@@ -129,6 +136,11 @@ def test_retention_is_a_duration(tmp_path: Path, text: object, seconds: float) -
         ("events/process-message/config/stream/timeout", 0, "config.stream.timeout: must be above 0"),
         ("events/process-message/config/stream/batch_size", 0, "config.stream.batch_size: must be at least 1"),
         ("events/process-message/config/stream/max_retries", True, "max_retries: Not a valid integer"),
+        (
+            "events/process-message/config/stream",
+            {"timeout": 2, "hard_timeout": 2},
+            "config.stream.hard_timeout: must be above timeout, which is 2",
+        ),
         ("events/process-message/config/stream/timout", 1, "did you mean 'timeout'?"),
     ],
 )

@@ -145,6 +145,8 @@ def test_enqueue_many_tells_how_much_was_sent(app: Taskstream, made: list[FakeBr
         ({"timeout": 0}, "timeout=0 cannot be used"),
         ({"timeout": "30"}, "timeout='30' cannot be used"),
         ({"timeout": float("nan")}, "timeout=nan cannot be used"),
+        ({"hard_timeout": 0}, "hard_timeout=0 cannot be used"),
+        ({"timeout": 30, "hard_timeout": 30.0}, "hard_timeout=30.0 cannot be used: give more than timeout=30"),
         ({"retry_backoff": -1.0}, "retry_backoff=-1.0 cannot be used"),
         ({"retry_backoff_max": None}, "retry_backoff_max=None cannot be used"),
         ({"retry_jitter": 1}, "retry_jitter=1 cannot be used"),
@@ -179,7 +181,12 @@ def test_names_are_unique_and_there_must_be_one(app: Taskstream) -> None:
 
 def test_the_handler_runs_the_function_with_its_settings(app: Taskstream) -> None:
     @app.task(
-        max_retries=5, retry_backoff=2.0, autoretry_for=(OSError, TimeLimitExceeded), timeout=30, ignore_result=True
+        max_retries=5,
+        retry_backoff=2.0,
+        autoretry_for=(OSError, TimeLimitExceeded),
+        timeout=30,
+        hard_timeout=60,
+        ignore_result=True,
     )
     def later(day: date, *days: date) -> date:
         return max(day, *days)
@@ -187,7 +194,7 @@ def test_the_handler_runs_the_function_with_its_settings(app: Taskstream) -> Non
     handler = later.handler()
     assert (handler.name, handler.app, handler.log_done_at) == ("shop.later", "shop", logging.DEBUG)
     settings = handler.settings
-    assert (settings.max_retries, settings.retry_backoff, settings.timeout) == (5, 2.0, 30)
+    assert (settings.max_retries, settings.retry_backoff, settings.timeout, settings.hard_timeout) == (5, 2.0, 30, 60)
     assert settings.retry_for == (OSError, TimeLimitExceeded) and settings.ignore_result
     value = run(handler, b'{"args":["2026-01-31","2026-02-01"]}')
     assert value == date(2026, 2, 1)
