@@ -180,13 +180,19 @@ def translate(error: Exception, where: str, *, sent: bool) -> TaskstreamError:
     ``where`` names the broker; ``sent`` says whether the command had left when a connection error came.
     """
     if isinstance(error, redis.AuthenticationError):
-        return ConfigError(f"broker {where} refused the credentials: {error}")
+        return ConfigError(f"broker {where} refused the credentials: {_text(error)}")
     if isinstance(error, (redis.ResponseError, redis.DataError)):
         if passing(error):
-            return BrokerUnavailable(f"broker {where} does not accept commands now: {error}")
-        return ConfigError(f"broker {where} refused a command: {error}")
-    text = str(error) or type(error).__name__
+            return BrokerUnavailable(f"broker {where} does not accept commands now: {_text(error)}")
+        return ConfigError(f"broker {where} refused a command: {_text(error)}")
+    text = _text(error) or type(error).__name__
     return BrokerUnavailable(f"broker {where} cannot be reached: {text}", maybe_sent=sent)
+
+
+def _text(error: Exception) -> str:
+    """What the server said, with the code that the client library takes off the text of errors it knows."""
+    code = getattr(error, "status_code", None)
+    return str(error) if code in (None, "ERR") else f"{code} {error}"
 
 
 @contextmanager

@@ -20,6 +20,9 @@ from taskstream.connection import CONSUMER, Profile, open_pool
 
 _pack = hiredis.pack_command
 
+_ELSEWHERE = (redis.exceptions.ReadOnlyError, redis.exceptions.MasterDownError)
+"""Replies of a server that is no master any more. A name or a Sentinel may lead to another one by now."""
+
 STALE_S = 1.0
 """A shared connection that rested this long is looked at before it is used: the server may have closed it."""
 
@@ -62,14 +65,24 @@ class Link:
         try:
             connection.send_packed_command([b"".join(map(_pack, commands))], check_health=False)
             found: list[Any] = []
+            moved = False
             for _ in commands:
                 try:
                     found.append(connection.read_response())
                 except redis.ResponseError as error:
                     found.append(error)
+                    moved |= isinstance(error, _ELSEWHERE)
+        except redis.exceptions.BusyLoadingError as error:
+            self.close()
+            if len(commands) == 1:
+                # The client library takes this reply for a broken connection, but it says that nothing was done.
+                raise redis.ResponseError(f"LOADING {error}") from error
+            raise
         except BaseException:
             self.close()
             raise
+        if moved:
+            self.close()
         return found
 
     def connect(self) -> ConnectionInterface:

@@ -20,7 +20,7 @@ from taskstream.errors import TaskstreamError
 from taskstream.link import Link
 from taskstream.logs import FieldLogger
 
-from .backoff import Backoff
+from .backoff import RECONNECT_MOST_S, Backoff
 from .keeper import Keeper
 from .membership import Job, Membership
 
@@ -107,7 +107,8 @@ class Acker:
         items = [
             (successor.stream, successor.message, successor.message.id) for job in jobs for successor in job.successors
         ]
-        backoff = Backoff(0.05, 5.0)
+        backoff = Backoff(0.05, RECONNECT_MOST_S)
+        failing = False
         while items:
             if not membership.wait_until_sure():
                 return False
@@ -115,7 +116,9 @@ class Acker:
                 self._broker.publish_many_once(items[:BATCH])
                 del items[:BATCH]
             except TaskstreamError as error:
-                self._log.warning("Next stage cannot be published, trying on", {"error": error})
+                if not failing:
+                    failing = True
+                    self._log.warning("Next stage cannot be published, trying on", {"error": error})
                 gevent.sleep(backoff.next())
         return True
 
@@ -138,7 +141,8 @@ class Acker:
 
     def _send(self, membership: Membership, batch: Batch, jobs: list[Job]) -> bool:
         """Commit until an answer says that it landed (True) or that the lease is lost (False)."""
-        backoff = Backoff(0.05, 5.0)
+        backoff = Backoff(0.05, RECONNECT_MOST_S)
+        failing = False
         said = finished_ids(jobs) if self._watched else ""
         while membership.wait_until_sure():
             try:
@@ -152,7 +156,9 @@ class Acker:
                         membership.group.announce(self._link.call, said)
                 return True
             except (redis.RedisError, OSError) as error:
-                self._log.warning("Commit has no answer, trying on", {"error": error})
+                if not failing:
+                    failing = True
+                    self._log.warning("Commit has no answer, trying on", {"error": error})
                 gevent.sleep(backoff.next())
         self._log.warning(
             "Lease lost, dropping what was held",

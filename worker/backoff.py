@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import random
 
+RECONNECT_MOST_S = 0.8
+"""Longest pause between tries to reach the broker: once it is back, messages are to run again within 2 s."""
+
 
 class Backoff:
     """``next()`` gives seconds to wait: between half and all of a span that doubles from ``first`` to ``most``."""

@@ -27,7 +27,7 @@ from taskstream.logs import FieldLogger
 
 from . import intake, outcomes
 from .acker import Acker
-from .backoff import Backoff
+from .backoff import RECONNECT_MOST_S, Backoff
 from .clock import boottime
 from .lease import LeaseKeeper
 from .membership import Job, Membership
@@ -41,6 +41,9 @@ UNCOMMITTED = 2_000
 """Finished messages that may wait for their commit before reading pauses."""
 
 RECONCILE_S = 10.0
+
+UNSURE_POLL_S = 0.05
+"""How often a reader looks whether a lease that was about to run out has been renewed."""
 
 POLL_S = 0.05
 """How often a reader looks that may not wait on the server, because it would do so with the last free slot."""
@@ -206,7 +209,7 @@ class Consumer:
     # -- the reader --------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        backoff = Backoff(0.1, 2.0)
+        backoff = Backoff(0.1, RECONNECT_MOST_S)
         failing = False
         while not self._stopping:
             try:
@@ -219,7 +222,7 @@ class Consumer:
                     self._reconcile(self.membership)
                 room = self._count()
                 if not room:
-                    self.around.slots.changed.wait(1.0)
+                    self.around.slots.changed.wait(UNSURE_POLL_S if boottime() >= self.membership.deadline else 1.0)
                     self.around.slots.changed.clear()
                     continue
                 self._read(self.membership, room)

@@ -20,7 +20,7 @@ from taskstream.broker import Broker
 from taskstream.errors import TaskstreamError
 from taskstream.logs import FieldLogger
 
-from .backoff import Backoff
+from .backoff import RECONNECT_MOST_S, Backoff
 from .clock import boottime
 from .consumer import Consumer
 from .stats import Reporter
@@ -51,7 +51,7 @@ class ControlListener:
         gevent.spawn(self._run)
 
     def _run(self) -> None:
-        backoff = Backoff(0.1, 2.0)
+        backoff = Backoff(0.1, RECONNECT_MOST_S)
         while True:
             pubsub = self._broker.client.pubsub()
             try:

@@ -6,12 +6,12 @@ It never decides what a lost lease means: it marks the membership and tells the 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import gevent
 import gevent.monkey
 
-from taskstream.broker.group import Renewal
+from taskstream.broker.group import Renewal, renew_all
 from taskstream.connection import Profile, passing
 from taskstream.link import Link
 
@@ -21,13 +21,16 @@ from .membership import Membership
 _start_native_thread = gevent.monkey.get_original("_thread", "start_new_thread")
 _native_sleep = gevent.monkey.get_original("time", "sleep")
 
+RETRY_S = 0.25
+"""Longest pause after a renewal without an answer: until one comes, nothing starts and nothing is committed."""
+
 
 class LeaseKeeper:
     """Renews every membership it was given at a quarter of the lease.
 
     ``beat(now)`` is called at each round, whether Redis answers or not: it says that this thread gets the
     interpreter. ``on_renewal(membership, renewal)`` runs in a greenlet of the hub when the lease is lost, when the
-    operator's choice has another version than before, or with what makes renewing impossible.
+    operator's choice has another version than before, or, once, with what makes renewing impossible.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class LeaseKeeper:
         self._on_renewal = on_renewal
         self._members: tuple[Membership, ...] = ()  # replaced, never changed: the thread reads it
         self._news: deque[tuple[Membership, Renewal | Exception]] = deque()
+        self._broken: set[int] = set()
         self._async = gevent.get_hub().loop.async_()
         self._stopping = False
 
@@ -70,33 +74,48 @@ class LeaseKeeper:
         link = Link(self._url, self._profile)
         while not self._stopping:
             self._beat(boottime())
-            pause = self._interval
-            for member in self._members:
-                if member.lost:
-                    continue
-                sent = boottime()
-                try:
-                    renewal = member.group.renew(link.call)
-                except Exception as error:
-                    if passing(error):
-                        link.close()
-                        pause = self._interval / 4
-                        break
-                    # Somebody wrote nonsense over this group's keys. A thread that ended would lose every lease.
-                    self._news.append((member, error))
-                    self._async.send()
-                    continue
-                if renewal.held:
-                    member.deadline = sent + self._lease_s
-                    if renewal.version == member.choice_version:
-                        continue
-                    member.choice_version = renewal.version
-                else:
-                    member.lost = True
-                self._news.append((member, renewal))
-                self._async.send()
-            _native_sleep(pause)
+            members = [member for member in self._members if not member.lost]
+            answered = not members
+            try:
+                answered = answered or self._renew(link, members)
+            except Exception as error:
+                # A thread that ended would lose every lease.
+                if not passing(error):
+                    self._complain(members[0], error)
+            if not answered:
+                link.close()
+            _native_sleep(self._interval if answered else min(self._interval / 4, RETRY_S))
         link.close()
+
+    def _renew(self, link: Link, members: Sequence[Membership]) -> bool:
+        """Renew all in one round trip, or many groups on a slow network would use up the lease; False: not now."""
+        sent = boottime()
+        answered = True
+        for member, renewal in zip(members, renew_all(link.replies, [one.group for one in members]), strict=True):
+            if not isinstance(renewal, Renewal):
+                if passing(renewal):
+                    answered = False
+                else:
+                    # Somebody wrote nonsense over this group's keys.
+                    self._complain(member, renewal)
+                continue
+            self._broken.discard(member.number)
+            if renewal.held:
+                member.deadline = sent + self._lease_s
+                if renewal.version == member.choice_version:
+                    continue
+                member.choice_version = renewal.version
+            else:
+                member.lost = True
+            self._news.append((member, renewal))
+            self._async.send()
+        return answered
+
+    def _complain(self, member: Membership, error: Exception) -> None:
+        if member.number not in self._broken:
+            self._broken.add(member.number)
+            self._news.append((member, error))
+            self._async.send()
 
     def _tell(self) -> None:
         while self._news:

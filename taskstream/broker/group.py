@@ -17,6 +17,7 @@ from taskstream import keys
 from taskstream.broker.script import Script
 
 Call = Callable[..., Any]
+Replies = Callable[[Sequence[tuple[Any, ...]]], list[Any]]
 
 REMEMBER_DEATHS_S = 30 * 24 * 3600
 
@@ -114,6 +115,12 @@ class ConsumerGroup:
             keys.watched(stream),
         ]
         self._channel = keys.done_channel(stream)
+        self._renewal_arguments: tuple[list[str], list[Any]] = (
+            [self._leases, keys.control(stream, group)],
+            [consumer, lease_ms],
+        )
+        self.renewal = _RENEW.command(*self._renewal_arguments)
+        """The command that ``renew`` sends."""
 
     def register(self, call: Call) -> bool:
         """Make the groups where missing and take a lease; False if the consumer's name was used before."""
@@ -122,10 +129,7 @@ class ConsumerGroup:
 
     def renew(self, call: Call) -> Renewal:
         """Extend the lease, unless it was taken."""
-        held, version, choice = _RENEW.run(
-            call, [self._leases, keys.control(self.stream, self.group)], [self.consumer, self.lease_ms]
-        )
-        return Renewal(held == 1, int(version), choice.decode() or None)
+        return _renewal(_RENEW.run(call, *self._renewal_arguments))
 
     def read(self, call: Call, count: int, block_ms: int | None, *, main: bool = True) -> list[Entry]:
         """Read at most ``count`` new entries of each stream; wait ``block_ms`` for the first, None not at all.
@@ -260,6 +264,20 @@ class ConsumerGroup:
         """Delete at most ``limit`` dead letters older than ``retention_s``; return how many."""
         letter_keys = [keys.dead(self.stream, self.group), keys.letters(self.stream, self.group)]
         return int(_FORGET.run(call, letter_keys, [int(retention_s * 1000), limit]))
+
+
+def renew_all(replies: Replies, groups: Sequence[ConsumerGroup]) -> list[Renewal | redis.ResponseError]:
+    """Extend several leases in one round trip; by group, the renewal or the server's error."""
+    commands = [group.renewal for group in groups]
+    found = replies(commands)
+    if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in found):
+        found = replies([("SCRIPT", "LOAD", _RENEW.source), *commands])[1:]
+    return [reply if isinstance(reply, redis.ResponseError) else _renewal(reply) for reply in found]
+
+
+def _renewal(reply: Sequence[Any]) -> Renewal:
+    held, version, choice = reply
+    return Renewal(held == 1, int(version), choice.decode() or None)
 
 
 def group_is_gone(error: Exception) -> bool:
