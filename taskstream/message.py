@@ -120,6 +120,16 @@ def encode_json(value: object) -> bytes:
         raise ValidationError(f"not serialisable as JSON: {error}") from None
 
 
+def check_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of ``headers`` that a worker can read. Raises ValidationError."""
+    if not isinstance(headers, Mapping) or not all(isinstance(name, str) for name in headers):
+        raise ValidationError("headers are a mapping of names to JSON values")
+    try:
+        return _headers(encode_json(dict(headers)))
+    except (ValueError, msgspec.DecodeError) as error:
+        raise ValidationError(str(error)) from None
+
+
 def fields_of(message: Message) -> list[str | bytes]:
     """Flat field-value list for XADD; optional fields only where they say something."""
     fields: list[str | bytes] = ["v", VERSION, "id", message.id, "name", message.name, "body", message.body]

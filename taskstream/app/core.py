@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
+from taskstream.app import sending
 from taskstream.app.outcomes import Outcomes
 from taskstream.app.result import AsyncResult as Handle
 from taskstream.app.signature import Signature
@@ -24,7 +25,7 @@ from taskstream.app.waiter import Waiter
 from taskstream.arguments import decode_json
 from taskstream.broker import Broker
 from taskstream.durations import parse_duration
-from taskstream.errors import BrokerUnavailable, ConfigError, ResultUnavailable
+from taskstream.errors import ConfigError, ResultUnavailable
 from taskstream.handler import DEAD_RETENTION_S, QUEUE_GROUP, Subscription
 from taskstream.import_problem import import_problem
 from taskstream.keys import check_name
@@ -35,9 +36,6 @@ from taskstream.results.store import DEFAULT_RETENTION_S, FSYNC_POLICIES
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-BATCH = 500
-"""Messages in one round trip of ``enqueue_many``."""
 
 
 class TaskDecorator(Protocol):
@@ -64,7 +62,9 @@ class Taskstream:
     ``taskstream dev`` of the working folder, is the broker; ``TASKSTREAM_RESULTS`` the result store (a relative
     path is then relative to the working folder). Thread-safe.
 
-    Raises ConfigError for a name or a duration that cannot be used; for a URL when it is first used.
+    ``max_length``: a queue with so many entries, waiting or in the hands of workers, takes no more: QueueFull.
+
+    Raises ConfigError for a name or an option that cannot be used; for a URL when it is first used.
     """
 
     def __init__(
@@ -76,11 +76,15 @@ class Taskstream:
         dead_retention: float | str = DEAD_RETENTION_S,
         result_retention: float | str = DEFAULT_RETENTION_S,
         result_fsync: str = "commit",
+        max_length: int | None = None,
     ) -> None:
         for option, url in (("broker", broker), ("results", results)):
             if url is not None and not isinstance(url, str):
                 raise ConfigError(f"Taskstream({name!r}): {option}={url!r} is not a URL")
+        if max_length is not None and (type(max_length) is not int or max_length < 1):
+            raise ConfigError(f"Taskstream({name!r}): max_length={max_length!r} is not a whole number from 1 on")
         self.name: str = check_name("app", name)
+        self.max_length = max_length
         self._dead_retention = _duration(name, "dead_retention", dead_retention)
         self._result_retention = _duration(name, "result_retention", result_retention)
         if result_fsync not in FSYNC_POLICIES:
@@ -176,27 +180,35 @@ class Taskstream:
 
     # Sending
 
-    def send(self, queue: str, message: Message) -> None:
-        """Put one message on a queue: one XADD. Raises BrokerUnavailable or QueueFull."""
-        (self._broker or self.broker).publish(queue, message)
+    def send(self, queue: str, message: Message, uniques: tuple[str, ...] = ()) -> str:
+        """Put one message on a queue, at most once under each of ``uniques``; return the id it is there under.
+
+        One XADD where there is neither a key nor a limit. Raises BrokerUnavailable or QueueFull.
+        """
+        broker = self._broker or self.broker
+        if uniques:
+            return broker.publish_once(queue, message, *uniques, max_length=self.max_length)
+        if self.max_length is None:
+            broker.publish(queue, message)
+        else:
+            broker.publish(queue, message, self.max_length)
+        return message.id
 
     def enqueue_many(self, signatures: Iterable[Signature]) -> list[Handle[Any]]:
-        """Send many calls, in order, in one round trip per 500; return their handles in the same order.
+        """Send many calls, in order, in one round trip per 500 (100 with a ``max_length``); return their handles.
 
         All arguments are checked before the first call is sent: ValidationError means that none was.
-        BrokerUnavailable says how many were sent for certain; with ``maybe_sent`` some of the others may have been.
+        BrokerUnavailable and QueueFull have the handles of those that were sent for certain in ``sent``. After
+        QueueFull these are the first ones, and none of the others was sent; with ``maybe_sent`` some of the others
+        may have been: calls that carry a ``task_id`` or ``idempotency_key`` (``Signature.set``) can be sent again.
         """
-        items = [(one.task.queue, one.task.message(one.args, one.kwargs)) for one in signatures]
-        broker = self.broker
-        for start in range(0, len(items), BATCH):
-            try:
-                broker.publish_many(items[start : start + BATCH])
-            except BrokerUnavailable as error:
-                raise BrokerUnavailable(
-                    f"{error} ({start} of {len(items)} messages were sent before)",
-                    maybe_sent=error.maybe_sent or start > 0,
-                ) from error
-        return [Handle(message.id, self, queue) for queue, message in items]
+        items = [sending.envelope(one.task, one.args, one.kwargs, one.options) for one in signatures]
+        ids, error = sending.send_in_batches(self.broker, items, self.max_length)
+        certain = zip(ids, items, strict=False)
+        handles: list[Handle[Any]] = [Handle(sent, self, item.stream) for sent, item in certain if sent is not None]
+        if error is not None:
+            raise sending.with_sent(error, handles, len(items))
+        return handles
 
     def AsyncResult(self, message_id: str) -> Handle[Any]:
         """The handle of a message sent before, here or in another process."""

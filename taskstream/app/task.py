@@ -11,6 +11,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast
 
 import msgspec
 
+from taskstream.app import sending
 from taskstream.app.result import AsyncResult, ResultSource
 from taskstream.app.signature import Signature
 from taskstream.arguments import Arguments, ReturnValue
@@ -35,8 +36,11 @@ class Host(ResultSource, Protocol):
     def name(self) -> str:
         """The app's name."""
 
-    def send(self, queue: str, message: Message) -> None:
-        """Put one message on a queue. Raises BrokerUnavailable or QueueFull."""
+    def send(self, queue: str, message: Message, uniques: tuple[str, ...] = ()) -> str:
+        """Put one message on a queue, at most once under each of ``uniques``; return the id it is there under.
+
+        Raises BrokerUnavailable or QueueFull.
+        """
 
     def run_async(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Run a coroutine to its end and return its value."""
@@ -137,17 +141,45 @@ class Task(Generic[P, R, C]):
         Raises ValidationError (nothing was sent) if the arguments do not fit the function, and
         BrokerUnavailable (``maybe_sent`` tells whether it may have been sent) or QueueFull.
         """
-        message = self.message(args, kwargs)
-        self._host.send(self.queue, message)
-        return AsyncResult(message.id, self._host, self.queue)
+        message_id = self._host.send(self.queue, self.message(args, kwargs))
+        return AsyncResult(message_id, self._host, self.queue)
+
+    def apply_async(
+        self,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        task_id: str | None = None,
+        idempotency_key: str | None = None,
+        queue: str | None = None,
+        headers: Mapping[str, Any] | None = None,
+    ) -> AsyncResult[R]:
+        """``delay(*args, **kwargs)`` with options.
+
+        ``task_id`` is the message's id; ``idempotency_key`` any text of up to 512 bytes. With either, a call that
+        repeats one of the last 24 h on the same queue sends nothing, whatever its arguments, and returns the handle
+        of the first: so it may be repeated after ``maybe_sent``. ``queue`` goes before the task's own. ``headers``
+        (names to JSON values) travel with the message.
+
+        Raises as ``delay`` does, ValidationError also for an option that cannot be used.
+        """
+        options = sending.SendOptions(task_id=task_id, idempotency_key=idempotency_key, queue=queue, headers=headers)
+        sent = sending.envelope(self, args, {} if kwargs is None else kwargs, options)
+        return AsyncResult(self._host.send(sent.stream, sent.message, sent.uniques), self._host, sent.stream)
 
     def s(self, /, *args: P.args, **kwargs: P.kwargs) -> Signature:
         """A call of this task to be sent later, for example by ``app.enqueue_many``."""
         return Signature(self, args, kwargs)
 
-    def message(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Message:
+    def message(
+        self,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        message_id: str | None = None,
+        headers: dict[str, Any] | None = None,
+    ) -> Message:
         """The message of one call. Raises ValidationError naming each argument that does not fit."""
-        return Message(new_id(), self.name, self._arguments.encode(args, kwargs))
+        return Message(message_id or new_id(), self.name, self._arguments.encode(args, kwargs), headers)
 
     @functools.cached_property
     def _arguments(self) -> Arguments:

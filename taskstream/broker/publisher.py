@@ -245,7 +245,8 @@ def _runs(envelopes: Sequence[Envelope]) -> Iterator[Sequence[Envelope]]:
 def _script_call(run: Sequence[Envelope]) -> tuple[list[str], list[Any]]:
     """Keys and arguments of publish.lua."""
     stream = run[0].stream
-    names, arguments = [stream], [run[0].max_length or 0, REMEMBER_PUBLISHED_S]
+    names = [stream]
+    arguments: list[Any] = [run[0].max_length or 0, REMEMBER_PUBLISHED_S]
     for envelope in run:
         names += [keys.published(stream, unique) for unique in envelope.uniques]
         fields = fields_of(envelope.message)

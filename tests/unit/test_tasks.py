@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from taskstream import BrokerUnavailable, ConfigError, ResultUnavailable, Task, 
 from taskstream import ValidationError as Invalid
 from taskstream.app import core
 from taskstream.app.core import load_app
+from taskstream.broker import Envelope
+from taskstream.broker.publisher import Sent
 from taskstream.handler import QUEUE_GROUP, Handler
 from taskstream.message import Delivery, Message
 
@@ -31,6 +33,7 @@ class FakeBroker:
     def __init__(self, url: str = "redis://nowhere") -> None:
         self.url = url
         self.batches: list[list[tuple[str, Message]]] = []
+        self.envelopes: list[Envelope] = []
         self.fails_at: int | None = None
         self.maybe_sent = False
         self.closed = False
@@ -42,6 +45,18 @@ class FakeBroker:
         if self.fails_at is not None and len(self.batches) >= self.fails_at:
             raise BrokerUnavailable("broker cannot be reached", maybe_sent=self.maybe_sent)
         self.batches.append(list(items))
+
+    def publish_once(self, stream: str, message: Message, *uniques: str, max_length: int | None = None) -> str:
+        self.envelopes.append(Envelope(stream, message, uniques, max_length))
+        return "first-id"
+
+    def try_many(self, envelopes: Sequence[Envelope]) -> Sent:
+        try:
+            self.publish_many((stream, message) for stream, message, _, _ in envelopes)
+        except BrokerUnavailable as error:
+            return Sent([None] * len(envelopes), error)
+        self.envelopes += envelopes
+        return Sent([envelope.message.id for envelope in envelopes])
 
     def close(self) -> None:
         self.closed = True
@@ -125,9 +140,10 @@ def test_enqueue_many_tells_how_much_was_sent(app: Taskstream, made: list[FakeBr
     task = app.task(thumbnail)
     app.enqueue_many([task.s("a")])
     made[0].fails_at = 2
-    with pytest.raises(BrokerUnavailable, match="500 of 600 messages were sent before") as caught:
+    with pytest.raises(BrokerUnavailable, match="500 of 600 messages were sent for certain") as caught:
         app.enqueue_many(task.s("a") for _ in range(600))
     assert caught.value.maybe_sent
+    assert [handle.id for handle in caught.value.sent] == [message.id for _, message in made[0].sent[1:]]
     with pytest.raises(BrokerUnavailable, match="0 of 1 messages") as caught:
         app.enqueue_many([task.s("a")])
     assert not caught.value.maybe_sent
