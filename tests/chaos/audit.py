@@ -2,44 +2,97 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from taskstream.results import FAILURE, SUCCESS, Outcome
 
-from .records import Call, Records, Run, Span
+from .records import CHILD, Call, Records, Run, Span
 
 COMMIT_S = 3.0
 """How long an outcome may take from the end of its run to the acknowledgement, on a busy machine."""
 
+RECOVERY_S = COMMIT_S + 5.0
+"""The same after something kept it back: tries are up to 5 s apart then."""
+
+STOP_S = 20.0
+"""How long a process that was told to stop may take to end."""
+
 MAX_DELIVERIES = 3
 
 
-def ends(
-    calls: Sequence[Call],
-    runs: Mapping[int, Sequence[Run]],
-    outcomes: Mapping[str, Sequence[Outcome]],
-    letters: Mapping[str, Mapping[str, Any]],
-) -> list[str]:
-    """What is wrong with the calls' ends: each accepted one is a success on disk, or a dead letter with a reason."""
-    problems = []
-    known = set()
-    for call in calls:
-        known.add(call.number)
-        if call.verdict == "refused" and call.number in runs:
-            problems.append(f"{call.number}: its call was refused as not sent, and it ran")
-        if call.verdict == "accepted":
-            found = outcomes.get(call.message_id, ())
-            problem = _end(call, runs.get(call.number, ()), found, letters.get(call.message_id))
-            if problem:
-                problems.append(f"{call.number} ({call.kind}, {call.message_id}): {problem}")
-    problems += [f"{number}: ran although nobody called it" for number in runs.keys() - known]
-    doubled = [number for number, count in Counter(call.number for call in calls).items() if count > 1]
-    return problems + [f"{number}: called twice" for number in doubled]
+class Ends:
+    """Takes all calls one by one (``take``), then says what is wrong with their ends."""
+
+    def __init__(
+        self,
+        runs: Mapping[int, Sequence[Run]],
+        outcomes_of: Callable[[str], Sequence[Outcome]],
+        letters: Mapping[str, Mapping[str, Any]],
+    ) -> None:
+        """``outcomes_of`` gives the final outcomes of a message."""
+        self._runs = runs
+        self._outcomes_of = outcomes_of
+        self._letters = letters
+        self._known: set[int] = set()
+        self._lettered: set[str] = set()
+        self._ids_unknown = False
+        self.verdicts: Counter[str] = Counter()
+        self.kinds: Counter[str] = Counter()
+        """Accepted calls by kind."""
+        self.done = 0
+        self.dead: Counter[str] = Counter()
+        """Accepted calls that became dead letters, by the error's type."""
+        self.poison: list[int] = []
+        self.problems: list[str] = []
+
+    def take(self, call: Call) -> None:
+        """Account for one call, and for its second stage."""
+        self.verdicts[call.verdict] += 1
+        self._account(call)
+        if call.child != "-":
+            # What ran to its end has sent its second stage before.
+            sent = any(run.end is not None for run in self._runs.get(call.number, ()))
+            verdict = "accepted" if sent else "unsure"
+            self._account(Call(verdict, call.number | CHILD, "second", call.child))
+
+    def strangers(self) -> list[str]:
+        """Runs and dead letters of calls that nobody made."""
+        found = [f"{number}: ran although nobody called it" for number in self._runs.keys() - self._known]
+        if not self._ids_unknown:
+            found += [f"dead letter {one}: nobody called it" for one in self._letters.keys() - self._lettered]
+        return found
+
+    def _account(self, call: Call) -> None:
+        if call.number in self._known:
+            self.problems.append(f"{call.number}: called twice")
+        self._known.add(call.number)
+        if call.kind == "poison":
+            self.poison.append(call.number)
+        runs = self._runs.get(call.number, ())
+        if call.verdict == "refused" and runs:
+            self.problems.append(f"{call.number}: its call was refused as not sent, and it ran")
+        if call.verdict != "accepted":
+            self._ids_unknown |= call.verdict == "unsure"
+            return
+        self.kinds[call.kind] += 1
+        letter = self._letters.get(call.message_id)
+        problem = end_problem(call, runs, self._outcomes_of(call.message_id), letter)
+        if problem:
+            self.problems.append(f"{call.number} ({call.kind}, {call.message_id}): {problem}")
+        elif letter is None:
+            self.done += 1
+        else:
+            self._lettered.add(call.message_id)
+            self.dead[str(letter["error"]["type"])] += 1
 
 
-def _end(call: Call, runs: Sequence[Run], found: Sequence[Outcome], letter: Mapping[str, Any] | None) -> str | None:
+def end_problem(
+    call: Call, runs: Sequence[Run], found: Sequence[Outcome], letter: Mapping[str, Any] | None
+) -> str | None:
+    """What is wrong with the end of an accepted call: a success on disk, or a dead letter with a reason."""
     if len(found) != 1:
         return f"{len(found)} outcomes on disk, {len(runs)} runs, dead letter: {letter}"
     (outcome,) = found
@@ -61,42 +114,81 @@ def _end(call: Call, runs: Sequence[Run], found: Sequence[Outcome], letter: Mapp
     return f"a dead letter for no good reason: {error}"
 
 
-def repeats(records: Records, runs: Mapping[int, Sequence[Run]], kinds: Mapping[int, str], lease_s: float) -> list[str]:
-    """Runs that were followed by another one although nothing had come in between."""
-    killed = dict(records.killed)
-    for number, kind in kinds.items():
-        if kind == "poison":
-            killed.update({run.pid: run.begin for run in runs.get(number, ()) if run.pid not in killed})
-    problems = []
-    for number, all_of_it in runs.items():
-        for run in all_of_it[:-1]:
-            if not _excused(run, records, killed, lease_s):
-                problems.append(f"{number} ({kinds.get(number)}): ran again after {run}, all: {all_of_it}")
-    return problems
+class Repeats:
+    """Finds for every run that was followed by another one why that had to be."""
+
+    def __init__(self, records: Records, lease_s: float) -> None:
+        self._lease_s = lease_s
+        self._killed: dict[int, list[float]] = defaultdict(list)
+        self._stopped: dict[int, list[float]] = defaultdict(list)
+        for pid, at in records.killed:
+            self._killed[pid].append(at)
+        for pid, at in records.stopped:
+            self._stopped[pid].append(at)
+        self._frozen = _by_pid(records.frozen)
+        self._cut_off = _by_pid(records.cut_off)
+        self._world = [*records.outages, *records.full]
+        self.reasons: Counter[str] = Counter()
+        self.after_stop = 0
+        """Repeats of what a process that was told to stop cleanly had begun, for no other reason."""
+        self.finished: Counter[int] = Counter()
+        """By process that was killed: how many runs had ended there and were repeated all the same."""
+        self.problems: list[str] = []
+
+    def poisoned(self, runs: Iterable[Run]) -> None:
+        """``runs`` of one poison message each killed their process."""
+        for run in runs:
+            self._killed[run.pid].append(run.begin)
+
+    def judge(self, runs: Mapping[int, Sequence[Run]], concurrency: int) -> None:
+        """Look at all runs."""
+        unfinished: Counter[int] = Counter()
+        for number, all_of_it in runs.items():
+            for run in all_of_it:
+                if run.end is None and run.failed is None and run.pid in self._killed:
+                    unfinished[run.pid] += 1
+            for run, _ in pairwise(all_of_it):
+                reason = self.reason(run)
+                self.reasons[reason or "none"] += 1
+                if reason == "killed" and run.end is not None:
+                    self.finished[run.pid] += 1
+                if reason is None:
+                    stopped = any(at >= run.begin for at in self._stopped.get(run.pid, ()))
+                    self.after_stop += stopped
+                    why = "its process was stopped cleanly" if stopped else "for no reason"
+                    self.problems.append(f"{number}: ran again {why}, after {run}; all: {all_of_it}")
+        self.problems += [
+            f"process {pid} had {count} messages running at its death, more than {concurrency}"
+            for pid, count in unfinished.items()
+            if count > concurrency * len(self._killed[pid])
+        ]
+
+    def reason(self, run: Run) -> str | None:
+        """Why another run was due: it failed, or its process came to harm before the end was acknowledged."""
+        if run.failed is not None:
+            return "failed"
+        frozen, cut_off = self._frozen.get(run.pid, ()), self._cut_off.get(run.pid, ())
+        # Until then the end of this run may have been on its way.
+        open_until = float("inf") if run.end is None else run.end + COMMIT_S
+        if run.end is not None:
+            for span in sorted((*self._world, *frozen, *cut_off)):
+                if span.touches(run.end - COMMIT_S, open_until):
+                    open_until = max(open_until, span.end + RECOVERY_S)
+        if any(run.begin <= died <= open_until for died in self._killed.get(run.pid, ())):
+            return "killed"
+        for name, spans in (("frozen", frozen), ("cut off", cut_off)):
+            if any(span.end - span.begin >= self._lease_s and span.touches(run.begin, open_until) for span in spans):
+                return name
+        for stopped in self._stopped.get(run.pid, ()):
+            # It had to end without an answer from the server, or with an outcome that could not be written.
+            kept = any(span.touches(stopped - COMMIT_S, stopped + STOP_S) for span in (*self._world, *cut_off))
+            if kept and run.begin <= stopped + STOP_S:
+                return "stopped without broker or disk"
+        return None
 
 
-def _excused(run: Run, records: Records, killed: Mapping[int, float], lease_s: float) -> bool:
-    """Whether another run was due: it failed, or its process came to harm before the end was acknowledged."""
-    if run.failed is not None:
-        return True
-    # Until then the end of this run may have been on its way.
-    open_until = float("inf") if run.end is None else run.end + COMMIT_S
-    for outage in records.outages:
-        if run.end is not None and outage.touches(run.end - COMMIT_S, open_until):
-            open_until = max(open_until, outage.end + COMMIT_S)
-    freezes = [span for pid, span in records.frozen if pid == run.pid]
-    for span in freezes:
-        if span.touches(run.begin, open_until):
-            open_until = max(open_until, span.end + COMMIT_S)
-    if any(span.end - span.begin >= lease_s and span.touches(run.begin, open_until) for span in freezes):
-        return True
-    died = killed.get(run.pid)
-    if died is not None and run.begin <= died <= open_until:
-        return True
-    stopped = records.stopped.get(run.pid)
-    return stopped is not None and any(_kept_from_leaving(stopped, outage) for outage in records.outages)
-
-
-def _kept_from_leaving(stopped: float, outage: Span) -> bool:
-    """Whether a process that was told to stop may have ended without an answer from the server."""
-    return outage.touches(stopped - COMMIT_S, stopped + 20.0)
+def _by_pid(spans: Iterable[tuple[int, Span]]) -> dict[int, list[Span]]:
+    found: dict[int, list[Span]] = defaultdict(list)
+    for pid, span in spans:
+        found[pid].append(span)
+    return found

@@ -1,4 +1,4 @@
-"""Shakes a system by a seed: kills, freezes, clean stops, outages of the broker. Writes down what it did and when."""
+"""Shakes a system by a seed: kills, freezes, stops, deploys, faults of broker, network and disk. Writes down when."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ import contextlib
 import random
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import psutil
 
+from .pool import GRACE_S, Pool
 from .records import Span
-from .system import GRACE_S, LEASE_S, Pool, System
+from .system import System
 
-GAP_S = (0.3, 1.6)
+ROUND_S = 60.0
+GAP_S = (0.3, 1.8)
 """Least and most time between two disturbances."""
-RESTARTS_AT = 0.35
-OUTAGE_AT = 0.65
-"""When in each round the broker is restarted and goes away (shares of ROUND_S)."""
-OUTAGE_S = LEASE_S + 1.5
-ROUND_S = 20.0
 
 
 class Driver:
@@ -28,38 +26,56 @@ class Driver:
     def __init__(self, system: System, rng: random.Random, say: Callable[[str], None]) -> None:
         self._system = system
         self._records = system.records
+        self._lease_s = system.load.lease_s
         self._rng = rng
         self._say = say
-        self._thaws: list[tuple[float, psutil.Process]] = []
+        self._later: list[tuple[float, Callable[[], None]]] = []
+        """What ends a disturbance, and when."""
         self._begun = time.monotonic()
         self._deck = self._deal()
-        self.count = 0
+        self._broker_gone: float | None = None
+        self._faulty: set[int] = set()
+        self._disk_full = False
+        self.count: Counter[str] = Counter()
 
     def run(self, seconds: float) -> None:
-        """Disturb, with an outage and a restart of the broker in each round, then let everything go on."""
+        """Disturb, in rounds with everything in each, then let everything go on."""
         self._begun = time.monotonic()
-        end = self._begun + seconds
         length = min(ROUND_S, seconds)
-        rounds = max(1, round(seconds / length))
-        broker = [
+        timetable = [
             (self._begun + length * (number + share), action)
-            for number in range(rounds)
-            for share, action in ((RESTARTS_AT, self._restart_broker), (OUTAGE_AT, self._take_broker_away))
+            for number in range(max(1, round(seconds / length)))
+            for share, action in self._round(number)
         ]
-        while time.monotonic() < end or broker:
+        while time.monotonic() < self._begun + seconds or timetable:
             self._pause(self._rng.uniform(*GAP_S))
             self._revive()
-            if broker and time.monotonic() >= broker[0][0]:
-                broker.pop(0)[1]()
+            if timetable and time.monotonic() >= timetable[0][0]:
+                timetable.pop(0)[1]()
             else:
                 next(self._deck)()
-            self.count += 1
-        while self._thaws:
+        while self._later:
             self._pause(0.1)
         for pool in self._system.pools:
             if pool.told_to_stop:
                 pool.supervisor.wait(GRACE_S + 30)
         self._revive()
+
+    def _round(self, number: int) -> list[tuple[float, Callable[[], None]]]:
+        """Shares of a round, and what comes then: a deploy in two steps, and every fault of the world."""
+        pool = self._system.pools[1 + number % 2]
+        deploys: list[tuple[float, Callable[[], None]]] = []
+        if self._system.load.old_release is None:
+            deploys = [(0.02, lambda: self._deploy(pool, "old")), (0.3, lambda: self._deploy(pool, "new"))]
+        faults: list[tuple[float, Callable[[], None]]] = [
+            (0.1, lambda: self._take_broker_away(0.0)),
+            (0.2, lambda: self._take_broker_away(self._lease_s + 1.5)),
+            (0.45, lambda: self._break_network(0, self._lease_s + 1.5)),
+            (0.65, lambda: self._fill_disk(self._rng.uniform(2.0, 5.0))),
+            (0.8, lambda: self._take_broker_away(0.0)),
+            (0.9, lambda: self._break_network(1, self._lease_s + 1.5)),
+        ]
+        return sorted(deploys + faults, key=lambda one: one[0])
 
     def _deal(self) -> Iterator[Callable[[], None]]:
         """Each kind of disturbance once in every deck, in another order each time."""
@@ -72,116 +88,207 @@ class Driver:
                 self._freeze_for_long,
                 self._freeze_supervisor,
                 self._stop_pool,
+                self._cut,
+                self._refuse,
+                self._delay,
+                self._drop_shortly,
             ]
             self._rng.shuffle(deck)
             yield from deck
 
+    # -- time --------------------------------------------------------------------------------------------
+
     def _pause(self, seconds: float) -> None:
-        """Wait, and thaw what is due meanwhile."""
+        """Wait, and do what is due meanwhile."""
         until = time.monotonic() + seconds
         while True:
             now = time.monotonic()
-            for thaw in [one for one in self._thaws if one[0] <= now]:
-                self._thaws.remove(thaw)
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    thaw[1].resume()
+            for one in sorted((one for one in self._later if one[0] <= now), key=lambda one: one[0]):
+                self._later.remove(one)
+                one[1]()
             if now >= until:
                 return
             time.sleep(min(0.05, until - now))
+
+    def _after(self, seconds: float, action: Callable[[], None]) -> None:
+        self._later.append((time.monotonic() + seconds, action))
+
+    def _tell(self, kind: str, text: str) -> None:
+        self.count[kind] += 1
+        self._say(f"{time.monotonic() - self._begun:7.2f} s  {text}")
 
     def _revive(self) -> None:
         """Start pools that ended, as an operator's system would."""
         for pool in self._system.pools:
             if pool.supervisor.process.poll() is not None:
-                self._tell(f"{pool.name} starts again")
+                self._say(f"{time.monotonic() - self._begun:7.2f} s  {pool.name} starts again, {pool.release} release")
                 pool.start()
 
-    def _tell(self, text: str) -> None:
-        self._say(f"{time.monotonic() - self._begun:6.2f} s  {text}")
+    # -- processes ---------------------------------------------------------------------------------------
 
-    def _pool(self) -> Pool:
-        return self._rng.choice(self._system.pools)
-
-    def _worker(self) -> psutil.Process | None:
-        workers = self._pool().workers()
+    def _worker(self, *, steady: bool = False) -> psutil.Process | None:
+        """Some worker process; the first of the first pool only where ``steady``."""
+        pool = self._rng.choice(self._system.pools)
+        workers = pool.workers()
+        if pool is self._system.pools[0] and not steady:
+            workers = workers[1:]
         return self._rng.choice(workers) if workers else None
+
+    def _mortal_pool(self) -> Pool:
+        return self._rng.choice(self._system.pools[1:])
 
     def _kill(self, processes: list[psutil.Process]) -> None:
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-                self._records.killed.setdefault(process.pid, time.time())
-
-    # -- disturbances ------------------------------------------------------------------------------------
+                self._records.killed.append((process.pid, time.monotonic()))
 
     def _kill_worker(self) -> None:
         worker = self._worker()
         if worker is not None:
-            self._tell(f"SIGKILL worker {worker.pid}")
+            self._tell("SIGKILL worker", f"SIGKILL worker {worker.pid}")
             self._kill([worker])
 
     def _kill_supervisor(self) -> None:
-        pool = self._pool()
-        self._tell(f"SIGKILL supervisor of {pool.name}; its workers stop by themselves")
-        for worker in pool.workers():
-            self._records.stopped[worker.pid] = time.time()
+        pool = self._mortal_pool()
+        self._tell("SIGKILL supervisor", f"SIGKILL supervisor of {pool.name}; its workers stop by themselves")
+        self._note_stop(pool)
         pool.supervisor.process.kill()
         pool.supervisor.wait(10)
 
     def _kill_pool(self) -> None:
-        pool = self._pool()
-        self._tell(f"SIGKILL all of {pool.name}")
+        pool = self._mortal_pool()
+        self._tell("SIGKILL pool", f"SIGKILL all of {pool.name}")
         workers = pool.workers()
         pool.supervisor.process.kill()
         self._kill(workers)
         pool.supervisor.wait(10)
 
     def _stop_pool(self) -> None:
-        pool = self._pool()
-        self._tell(f"SIGTERM {pool.name}")
-        for worker in pool.workers():
-            self._records.stopped[worker.pid] = time.time()
+        pool = self._mortal_pool()
+        self._tell("SIGTERM pool", f"SIGTERM {pool.name}")
+        self._note_stop(pool)
+        pool.stop()
+
+    def _note_stop(self, pool: Pool) -> None:
+        now = time.monotonic()
+        self._records.stopped.extend((worker.pid, now) for worker in pool.workers())
+
+    def _deploy(self, pool: Pool, release: str) -> None:
+        """As a rolling deploy: the pool ends cleanly and starts again with other code."""
+        self._tell("deploy", f"{pool.name} gets the {release} release")
+        pool.release = release
+        self._note_stop(pool)
         pool.stop()
 
     def _freeze(self, process: psutil.Process, seconds: float, who: str) -> None:
-        self._tell(f"SIGSTOP {who} {process.pid} for {seconds:.1f} s")
+        self._tell(f"SIGSTOP {who}", f"SIGSTOP {who} {process.pid} for {seconds:.1f} s")
+        begun = time.monotonic()
+
+        def thaw() -> None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
+            self._records.frozen.append((process.pid, Span(begun, time.monotonic())))
+
         with contextlib.suppress(psutil.NoSuchProcess):
             process.suspend()
-            now = time.time()
-            self._records.frozen.append((process.pid, Span(now, now + seconds + 0.2)))
-            self._thaws.append((time.monotonic() + seconds, process))
+            self._after(seconds, thaw)
 
     def _freeze_shortly(self) -> None:
-        worker = self._worker()
+        worker = self._worker(steady=True)
         if worker is not None:
-            self._freeze(worker, self._rng.uniform(0.2, 0.3 * LEASE_S), "worker")
+            self._freeze(worker, self._rng.uniform(0.2, 0.3 * self._lease_s), "worker")
 
     def _freeze_for_long(self) -> None:
-        worker = self._worker()
+        worker = self._worker(steady=True)
         if worker is not None:
-            self._freeze(worker, LEASE_S + self._rng.uniform(2.0, 3.0), "worker")
+            self._freeze(worker, self._lease_s + self._rng.uniform(2.0, 3.0), "worker past its lease")
 
     def _freeze_supervisor(self) -> None:
-        process = psutil.Process(self._pool().supervisor.pid)
+        process = psutil.Process(self._rng.choice(self._system.pools).supervisor.pid)
         self._freeze(process, self._rng.uniform(0.5, 2.0), "supervisor")
 
-    def _restart_broker(self) -> None:
-        self._outage(0.0)
+    # -- the broker --------------------------------------------------------------------------------------
 
-    def _take_broker_away(self) -> None:
-        self._outage(OUTAGE_S)
-
-    def _outage(self, seconds: float) -> None:
+    def _take_broker_away(self, seconds: float) -> None:
+        if self._broker_gone is not None:
+            return
         how = self._rng.choice((signal.SIGKILL, signal.SIGTERM))
-        self._tell(f"{how.name} the broker for {seconds:.1f} s")
-        begun = time.time()
+        kind = "broker outage" if seconds else "broker restart"
+        self._tell(kind, f"{how.name} the broker, back after {seconds:.1f} s")
+        self._broker_gone = time.monotonic()
         if how == signal.SIGKILL:
             self._system.server.kill()
         else:
             self._system.server.stop()
-        if seconds:
-            self._pause(seconds / 2)
-            next(self._deck)()  # something else goes wrong meanwhile
-            self._pause(seconds / 2)
+        self._after(seconds, self._bring_broker_back)
+
+    def _bring_broker_back(self) -> None:
+        assert self._broker_gone is not None and self._system.sampler is not None
         self._system.server.start()
-        self._records.outages.append(Span(begun, time.time()))
+        self._system.sampler.broker_is_back()
+        self._records.outages.append(Span(self._broker_gone, time.monotonic()))
+        self._broker_gone = None
+
+    # -- the network: of one pool (0) or one producer (1) ------------------------------------------------
+
+    def _fault(self, kind: str, seconds: float, action: Callable[[int], None]) -> None:
+        """One fault at a time in each network; ``action`` begins it."""
+        which = self._rng.randrange(len(self._system.proxies))
+        if which not in self._faulty:
+            self._tell(kind, f"{kind}, network {which}, {seconds:.1f} s")
+            self._faulty.add(which)
+            action(which)
+            self._after(seconds, lambda: self._heal(which))
+
+    def _heal(self, which: int) -> None:
+        self._system.proxies[which].heal()
+        self._faulty.discard(which)
+
+    def _cut(self) -> None:
+        self._fault("cut connections", 0.0, lambda which: self._system.proxies[which].cut())
+
+    def _refuse(self) -> None:
+        self._fault("refused connections", 0.3 * self._lease_s, lambda which: self._system.proxies[which].refuse())
+
+    def _delay(self) -> None:
+        seconds = self._rng.uniform(0.02, 0.15)
+        self._fault("slow network", 4.0, lambda which: self._system.proxies[which].delay(seconds))
+
+    def _drop_shortly(self) -> None:
+        self._fault("short black hole", 0.25 * self._lease_s, lambda which: self._system.proxies[which].drop())
+
+    def _break_network(self, which: int, seconds: float) -> None:
+        """Nothing passes for longer than a lease."""
+        if which in self._faulty:
+            return
+        self._tell("black hole past the lease", f"black hole, network {which}, {seconds:.1f} s")
+        self._faulty.add(which)
+        begun = time.monotonic()
+        workers = {worker.pid for worker in self._system.pools[2].workers()} if which == 0 else set()
+        self._system.proxies[which].drop()
+
+        def heal() -> None:
+            # What was under way at the end of it has to run into its time-out first.
+            span = Span(begun, time.monotonic() + self._lease_s / 2)
+            self._records.cut_off.extend((pid, span) for pid in workers)
+            self._heal(which)
+
+        self._after(seconds, heal)
+
+    # -- the disk ----------------------------------------------------------------------------------------
+
+    def _fill_disk(self, seconds: float) -> None:
+        disk = self._system.disk
+        if disk.why_not or self._disk_full or not disk.fill():
+            return
+        self._tell("disk full", f"results' disk full for {seconds:.1f} s")
+        self._disk_full = True
+        begun = time.monotonic()
+
+        def free() -> None:
+            disk.free()
+            self._records.full.append(Span(begun, time.monotonic()))
+            self._disk_full = False
+
+        self._after(seconds, free)

@@ -1,25 +1,30 @@
-"""What happened in a chaos run, as files and the driver tell it: calls, runs, deaths, freezes, outages."""
+"""What happened in a chaos run, as files and the driver tell it: calls, runs, deaths, freezes, faults of the world."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-END_OF_TIME = float("inf")
+from .app.chaos_effects import BEGIN, END, FOLDER, RECORD
+
+CHILD = 1 << 31
+"""As in the app: added to a number for the second stage of its call."""
 
 
 class Call(NamedTuple):
-    """One call of a producer. ``verdict``: accepted, refused (not sent), unsure."""
+    """One call of a producer. ``verdict``: accepted, refused (not sent), unsure. ``child``: id of its second stage."""
 
     verdict: str
     number: int
     kind: str
     message_id: str
+    child: str = "-"
 
 
 class Span(NamedTuple):
-    """From when to when something held (wall clock, s)."""
+    """From when to when something held (monotonic s)."""
 
     begin: float
     end: float
@@ -29,7 +34,7 @@ class Span(NamedTuple):
         return self.begin <= end and begin <= self.end
 
 
-@dataclass
+@dataclass(slots=True)
 class Run:
     """One run of one call in a worker process. ``end`` and ``failed`` are times, None where it did not get there."""
 
@@ -42,39 +47,53 @@ class Run:
 
 @dataclass
 class Records:
-    """Everything that is known afterwards."""
+    """Everything that is known afterwards. Times are monotonic seconds."""
 
     folder: Path
-    killed: dict[int, float] = field(default_factory=dict)
+    killed: list[tuple[int, float]] = field(default_factory=list)
     """Worker processes that were sent SIGKILL, and when."""
-    stopped: dict[int, float] = field(default_factory=dict)
+    stopped: list[tuple[int, float]] = field(default_factory=list)
     """Worker processes that were told to stop cleanly, and when."""
     frozen: list[tuple[int, Span]] = field(default_factory=list)
+    cut_off: list[tuple[int, Span]] = field(default_factory=list)
+    """Worker processes that no packet reached."""
     outages: list[Span] = field(default_factory=list)
+    """The broker was away: from the signal until it answered again."""
+    full: list[Span] = field(default_factory=list)
+    """No outcome could be written."""
+    back: list[tuple[float, float]] = field(default_factory=list)
+    """When the broker answered again, and when it was first seen to hand out a message after that."""
+    stalls: list[Span] = field(default_factory=list)
+    """The whole machine stood still, the driver too."""
 
-    def calls(self) -> list[Call]:
-        """All calls of all producers."""
-        found = []
+    def calls(self) -> Iterator[Call]:
+        """All calls of all producers, without the second stages."""
         for path in sorted(self.folder.glob("producer*.log")):
-            for line in path.read_text().splitlines():
-                verdict, number, *more = line.split()
-                found.append(Call(verdict, int(number), *(more or ("", ""))))
-        return found
+            with path.open() as lines:
+                for line in lines:
+                    verdict, number, *more = line.split()
+                    yield Call(verdict, int(number), *more)
 
     def runs(self) -> dict[int, list[Run]]:
         """All runs by number, in the order they began."""
         found: dict[int, list[Run]] = {}
-        path = self.folder / "effects.log"
-        for line in path.read_text().splitlines() if path.exists() else ():
-            step, text, pid, at = line.split()
-            number = int(text)
-            if step == "begin":
-                found.setdefault(number, []).append(Run(number, int(pid), float(at)))
-                continue
-            # Of the same process the latest run: a message is never run twice at once in one.
-            run = [one for one in found[number] if one.pid == int(pid)][-1]
-            if step == "end":
-                run.end = float(at)
-            else:
-                run.failed = float(at)
+        for path in sorted((self.folder / FOLDER).glob("*-*")):
+            pid = int(path.name.partition("-")[0])
+            mine: dict[int, Run] = {}  # a message is never run twice at once in one process
+            data = path.read_bytes()
+            for step, number, at in RECORD.iter_unpack(data[: len(data) // RECORD.size * RECORD.size]):
+                if step == BEGIN:
+                    run = mine[number] = Run(number, pid, at)
+                    found.setdefault(number, []).append(run)
+                elif step == END:
+                    mine[number].end = at
+                else:
+                    mine[number].failed = at
+        for runs in found.values():
+            if len(runs) > 1:
+                runs.sort(key=lambda run: run.begin)
         return found
+
+    def run_count(self) -> int:
+        """About how many runs there were so far, without reading them."""
+        return sum(path.stat().st_size for path in (self.folder / FOLDER).glob("*-*")) // (2 * RECORD.size)

@@ -4,74 +4,111 @@ from __future__ import annotations
 
 import json
 import random
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import redis
 from box import START_S, patience
 from helpers import eventually
 
 from taskstream import keys
-from taskstream.results import FINAL_STATES, open_store
+from taskstream.results import FINAL_STATES, Outcome, open_store
 
-from . import audit
+from . import audit, measures
 from .driver import Driver
-from .system import GROUP, LEASE_S, QUEUE, System
+from .memory import judge_memory
+from .pool import CONCURRENCY
+from .system import GROUP, QUEUES, Load, System
+from .verdict import BACK_S, TAKEOVER_S, Verdict
 
 
-@dataclass
-class Verdict:
-    """What came of it; ``problems`` is empty if all is well."""
-
-    accepted: int
-    runs: int
-    dead: dict[str, int]
-    disturbances: int
-    problems: list[str]
-
-    def __str__(self) -> str:
-        head = (
-            f"{self.accepted} calls accepted, {self.runs} runs, dead letters {self.dead}, "
-            f"{self.disturbances} disturbances: {len(self.problems)} problems"
-        )
-        return "\n".join((head, *self.problems[:20]))
-
-
-def run(folder: Path, seconds: float, seed: int, say: Callable[[str], None]) -> Verdict:
-    """Shake a system in ``folder`` for ``seconds``, let it come to rest, account for everything."""
-    say(f"chaos: seed {seed}, {seconds:g} s, in {folder}")
-    system = System(folder, seed)
+def run(folder: Path, load: Load, say: Callable[[str], None]) -> Verdict:
+    """Shake a system in ``folder``, let it come to rest, account for everything."""
+    say(f"chaos: seed {load.seed}, {load.seconds:g} s, lease {load.lease_s:g} s, in {folder}")
+    begun = time.monotonic()
+    system = System(folder, load)
     try:
-        eventually(lambda: len(system.records.runs()) > 20, START_S, lambda: system.pools[0].supervisor.output)
-        driver = Driver(system, random.Random(seed), say)
-        driver.run(seconds)
+        eventually(lambda: system.records.run_count() > 20, patience(START_S), lambda: _why_idle(system))
+        driver = Driver(system, random.Random(load.seed), say)
+        driver.run(load.seconds)
         system.stop_producers()
         say("disturbances are over, waiting for rest")
-        system.settle(patience(30.0) + seconds / 2)
-        return _judge(system, driver.count)
+        system.settle(patience(90.0) + load.seconds / 4)
+        took_s = time.monotonic() - begun
+        say("at rest, accounting for every call")
+        return _judge(system, driver, took_s)
     finally:
         system.remove()
 
 
-def _judge(system: System, disturbances: int) -> Verdict:
-    records = system.records
-    calls, runs = records.calls(), records.runs()
-    accepted = [call for call in calls if call.verdict == "accepted"]
-    store = open_store("file://results", base=system.folder)
+def _why_idle(system: System) -> str:
+    """What pools and producers have printed, where nothing runs."""
+    return "\n".join(run.output[-2000:] for run in (*system.producers, *(pool.supervisor for pool in system.pools)))
+
+
+def _judge(system: System, driver: Driver, took_s: float) -> Verdict:
+    records, load = system.records, system.load
+    runs = records.runs()
+    letters, problems = _letters(system)
+    store = open_store(system.results_url, base=system.folder)
     assert store is not None
-    outcomes = {
-        call.message_id: [one for one in store.read(call.message_id) if one.state in FINAL_STATES] for call in accepted
-    }
+
+    def outcomes_of(message_id: str) -> Sequence[Outcome]:
+        return [one for one in store.read(message_id) if one.state in FINAL_STATES]
+
+    ends = audit.Ends(runs, outcomes_of, letters)
+    for call in records.calls():
+        ends.take(call)
     store.close()
-    with redis.Redis.from_url(system.server.url) as client:
-        raw = client.hgetall(keys.letters(QUEUE, GROUP))
-        listed = {item.decode() for item in client.zrange(keys.dead(QUEUE, GROUP), 0, -1)}
-    letters = {key.decode(): json.loads(text) for key, text in raw.items()}
-    problems = audit.ends(calls, runs, outcomes, letters)
-    problems += audit.repeats(records, runs, {call.number: call.kind for call in calls}, LEASE_S)
-    problems += [f"dead letter {one} is listed or kept, not both" for one in listed ^ letters.keys()]
+    repeats = audit.Repeats(records, load.lease_s)
+    for number in ends.poison:
+        repeats.poisoned(runs.get(number, ()))
+    repeats.judge(runs, CONCURRENCY)
+    problems = [*ends.problems, *ends.strangers(), *repeats.problems, *problems]
     problems += [f"left in Redis: {key}" for key in system.left_in_redis()]
-    dead = Counter(str(letter["error"]["type"]) for letter in letters.values())
-    return Verdict(len(accepted), sum(map(len, runs.values())), dict(dead), disturbances, problems)
+    memory, grown = judge_memory(system, load.seconds)
+    takeovers = measures.takeovers(records, runs)
+    counted = [one.seconds for one in takeovers if not one.excluded]
+    takeover = measures.summary(counted, len(takeovers) - len(counted))
+    back = measures.summary(measures.back_to_work(records, runs))
+    if takeover.p99 > patience(TAKEOVER_S) / 2:
+        problems.append(f"takeover took too long: {takeover}")
+    if back.p50 > patience(BACK_S) / 2:
+        problems.append(f"work went on too late after the broker was back: {back}")
+    return Verdict(
+        seed=load.seed,
+        seconds=load.seconds,
+        took_s=round(took_s, 1),
+        calls=dict(ends.verdicts),
+        kinds=dict(ends.kinds),
+        done=ends.done,
+        dead=dict(ends.dead),
+        runs=sum(map(len, runs.values())),
+        repeats=dict(repeats.reasons),
+        after_sigterm=repeats.after_stop,
+        finished_and_repeated=max(repeats.finished.values(), default=0),
+        kills=len(records.killed),
+        takeover=takeover,
+        back=back,
+        disturbances=dict(driver.count),
+        memory=memory,
+        skipped=[f"full disk: {system.disk.why_not}"] if system.disk.why_not else [],
+        slow_takeovers=sorted(takeovers, key=lambda one: -one.seconds)[:50],
+        problems=problems + grown,
+    )
+
+
+def _letters(system: System) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Dead letters by message id, and what is wrong with how they are kept."""
+    found: dict[str, dict[str, Any]] = {}
+    problems = []
+    with redis.Redis.from_url(system.server.url) as client:
+        for queue in QUEUES:
+            raw = client.hgetall(keys.letters(queue, GROUP))
+            letters = {key.decode(): json.loads(text) for key, text in raw.items()}
+            listed = {item.decode() for item in client.zrange(keys.dead(queue, GROUP), 0, -1)}
+            problems += [f"dead letter {one} is listed or kept, not both" for one in listed ^ letters.keys()]
+            found.update(letters)
+    return found, problems

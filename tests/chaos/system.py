@@ -1,156 +1,172 @@
-"""What the chaos run shakes: a Valkey server that keeps what it acknowledged, worker pools, producers."""
+"""What the chaos run shakes: a Valkey server that keeps what it acknowledged, worker pools, producers, a small disk.
+
+One pool and one producer reach the server through a network of their own, which the driver can break. Poison goes to a
+queue that the first pool does not serve, and nothing kills that pool's first process: memory that leaks shows there.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import redis
-from helpers import OwnServer, Started, eventually, taskstream_command
+from helpers import OwnServer, Started, eventually
+from proxy import FaultyProxy
 
 from taskstream import keys
 from taskstream.broker import Broker
 
+from .disk import SmallDisk
+from .pool import GRACE_S, PROCESSES, Pool, older_taskstream, with_python_path
 from .records import Records
+from .sampler import Sampler
 
 APP = Path(__file__).parent / "app"
 QUEUE = "chaos"
+QUEUES = (QUEUE, "chaos-next", "chaos-poison")
 GROUP = "taskstream"
-LEASE_S = 3.0
-GRACE_S = 10.0
-PROCESSES = 2
-CONCURRENCY = 10
+PRODUCERS = {"single": 0.06, "keyed": 0.06, "many": 0.88}
+"""How each producer sends, and its share of all calls."""
 
 
-class Pool:
-    """`taskstream worker` under one name, to be started again whenever it ended."""
+@dataclass(frozen=True)
+class Load:
+    """How big a run is. ``per_second``: calls on average; ``old_release``: a commit whose Taskstream one pool runs."""
 
-    def __init__(self, name: str, folder: Path, env: dict[str, str]) -> None:
-        self.name = name
-        self._folder = folder
-        self._env = env
-        self.runs: list[Started] = []
-        self.told_to_stop = False
-        self.start()
-
-    def start(self) -> None:
-        """Start it, anew under the same name."""
-        self.told_to_stop = False
-        options = ["-A", "chaos_tasks:app", "-n", self.name, "--processes", str(PROCESSES), "-c", str(CONCURRENCY)]
-        limits = ["--lease", str(LEASE_S), "--grace", str(GRACE_S), "-l", "WARNING"]
-        output = self._folder / f"{self.name}-{len(self.runs)}.log"
-        command = taskstream_command("worker", *options, *limits)
-        self.runs.append(Started(command, cwd=self._folder, env=self._env, output=output))
-
-    @property
-    def supervisor(self) -> Started:
-        """The run started last."""
-        return self.runs[-1]
-
-    def stop(self) -> None:
-        """Tell it to stop cleanly."""
-        self.told_to_stop = True
-        self.supervisor.process.terminate()
-
-    def workers(self) -> list[psutil.Process]:
-        """The worker processes of the run started last."""
-        found = []
-        for process in self.runs[-1].family():
-            try:
-                if "taskstream_worker.child" in process.cmdline():
-                    found.append(process)
-            except psutil.NoSuchProcess:
-                continue
-        return sorted(found, key=lambda process: process.pid)
+    seconds: float
+    seed: int
+    per_second: float = 650.0
+    lease_s: float = 3.0
+    old_release: str | None = None
 
 
 class System:
     """Everything, in one folder."""
 
-    def __init__(self, folder: Path, seed: int, pools: int = 2, producers: int = 2, per_second: float = 20.0) -> None:
-        """``per_second``: calls of each producer."""
+    def __init__(self, folder: Path, load: Load) -> None:
         self.folder = folder / "work"
+        self.load = load
         shutil.copytree(APP, self.folder, ignore=shutil.ignore_patterns("__pycache__"))
+        (self.folder / "effects").mkdir()
         (folder / "valkey").mkdir()
+        self.pools: list[Pool] = []
+        self.producers: list[Started] = []
+        self.proxies: list[FaultyProxy] = []
+        self.disk = SmallDisk(folder / "disk")
         self.server = OwnServer(folder / "valkey")
         self.records = Records(self.folder)
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("TASKSTREAM_")}
-        self._env = {**clean, "TASKSTREAM_BROKER": self.server.url}
-        self.pools = [Pool(f"pool{number}", self.folder, self._env) for number in range(pools)]
-        self._producers = [
-            self._producer(f"producer{number}", number, producers, seed + number, per_second)
-            for number in range(producers)
-        ]
+        self.sampler: Sampler | None = None
+        try:
+            self._start(folder)
+        except BaseException:
+            self.remove()
+            raise
 
-    def _producer(self, name: str, first: int, step: int, seed: int, per_second: float) -> Started:
+    def _start(self, folder: Path) -> None:
+        self.proxies = [FaultyProxy(self.server.url) for _ in range(2)]
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("TASKSTREAM_")}
+        self.results_url = f"file://{self.disk.folder / 'results'}"
+        direct = {**clean, "TASKSTREAM_BROKER": self.server.url, "TASKSTREAM_RESULTS": self.results_url}
+        far, keyed = ({**direct, "TASKSTREAM_BROKER": proxy.url} for proxy in self.proxies)
+        other = direct
+        if self.load.old_release is not None:
+            other = with_python_path(direct, older_taskstream(self.load.old_release, folder / "older"))
+        lease_s = self.load.lease_s
+        self.pools = [
+            Pool("pool0", self.folder, direct, lease_s, queues=("chaos", "chaos-next")),
+            Pool("pool1", self.folder, other, lease_s, release="old"),
+            Pool("pool2", self.folder, far, lease_s),
+        ]
+        for number, (how, share) in enumerate(PRODUCERS.items()):
+            rate = share * self.load.per_second
+            env = keyed if how == "keyed" else direct
+            self.producers.append(self._producer(how, number, rate, env))
+        every_s = 1.0 if self.load.seconds < 300 else 5.0
+        self.sampler = Sampler(self.server.url, QUEUE, self.records, self._processes, every_s)
+
+    def _producer(self, how: str, number: int, rate: float, env: dict[str, str]) -> Started:
         script = str(self.folder / "chaos_producer.py")
-        command = [sys.executable, script, name, str(first), str(step), str(seed), str(per_second)]
-        return Started(command, cwd=self.folder, env=self._env, output=self.folder / f"{name}.out")
+        name = f"producer-{how}"
+        step, seed = len(PRODUCERS), self.load.seed + number
+        command = [sys.executable, script, name, how, str(number), str(step), str(seed), str(rate)]
+        return Started(command, cwd=self.folder, env=env, output=self.folder / f"{name}.out")
+
+    def _processes(self) -> Iterator[tuple[str, int]]:
+        for pool in self.pools:
+            yield f"{pool.name} supervisor", pool.supervisor.pid
+            for worker in pool.workers():
+                yield f"{pool.name} worker", worker.pid
 
     def stop_producers(self) -> None:
         """Let them finish the call they are at. AssertionError if one failed."""
-        for producer in self._producers:
+        for producer in self.producers:
             producer.process.terminate()
-        for producer in self._producers:
-            assert producer.wait(60) == 0, producer.output
+        for producer in self.producers:
+            assert producer.wait(120) == 0, producer.output
 
     def remove(self) -> None:
         """Kill whatever is left."""
-        for run in (*self._producers, *(run for pool in self.pools for run in pool.runs)):
+        for run in (*self.producers, *(run for pool in self.pools for run in pool.runs)):
             run.remove()
+        if self.sampler is not None:
+            self.sampler.stop()
+        for proxy in self.proxies:
+            proxy.close()
         self.server.stop()
+        self.disk.remove()
 
     # -- the end -----------------------------------------------------------------------------------------
 
     def settle(self, timeout: float) -> None:
         """Wait until all is done and every consumer left belongs to a living process, then stop the pools cleanly."""
         eventually(self._idle, timeout, lambda: f"still to do: {self.state()}")
-        living = len(self.pools) * PROCESSES
-        eventually(lambda: self._consumers() == living, timeout, lambda: f"consumers: {self._consumers()}")
+        living = {queue: PROCESSES * sum(queue in pool.queues for pool in self.pools) for queue in QUEUES}
+        eventually(lambda: self._consumers() == living, timeout, lambda: f"{self._consumers()} consumers, not {living}")
+        assert self.sampler is not None
+        self.sampler.stop()
         for pool in self.pools:
             pool.stop()
         for pool in self.pools:
-            status = pool.supervisor.wait(GRACE_S + 30)
-            assert status == 0, f"{pool.name} ended with {status}:\n{pool.supervisor.output}"
+            status = pool.supervisor.wait(GRACE_S + 60)
+            assert status == 0, f"{pool.name} ended with {status}:\n{pool.supervisor.output[-4000:]}"
             for run in pool.runs:
-                eventually(lambda run=run: run.family() == [], 30.0, f"{pool.name} left a process behind")
+                eventually(lambda run=run: run.family() == [], 60.0, f"{pool.name} left a process behind")
 
     def state(self) -> str:
         """What is where."""
         broker = Broker(self.server.url)
         try:
-            return repr(broker.group_states(QUEUE))
+            return repr([broker.stream_state(queue) for queue in QUEUES])
         finally:
             broker.close()
 
     def _idle(self) -> bool:
         broker = Broker(self.server.url)
         try:
-            (group,) = broker.group_states(QUEUE)
-            return not (group.waiting or group.held or group.delayed or broker.stream_length(QUEUE))
+            states = [broker.stream_state(queue) for queue in QUEUES]
         finally:
             broker.close()
+        return not any(
+            length or any(group.waiting or group.held or group.delayed for group in groups) for length, groups in states
+        )
 
-    def _consumers(self) -> int:
+    def _consumers(self) -> dict[str, int]:
         with redis.Redis.from_url(self.server.url) as client:
-            return len(client.xinfo_consumers(QUEUE, GROUP))
+            return {queue: len(client.xinfo_consumers(queue, GROUP)) for queue in QUEUES}
 
     def left_in_redis(self) -> list[str]:
         """Keys with anything in them that nothing should be left in once all pools have stopped."""
-        may_stay = {
-            QUEUE,
-            keys.again(QUEUE, GROUP),
-            keys.dead(QUEUE, GROUP),
-            keys.letters(QUEUE, GROUP),
-            keys.SUBSCRIPTIONS,
-        }
+        streams = [key for queue in QUEUES for key in (queue, keys.again(queue, GROUP))]
+        letters = [key for queue in QUEUES for key in (keys.dead(queue, GROUP), keys.letters(queue, GROUP))]
+        may_stay = {*streams, *letters, keys.SUBSCRIPTIONS}
         with redis.Redis.from_url(self.server.url) as client:
             left = {key.decode() for key in client.scan_iter(count=1000)} - may_stay
             lasting = [key for key in left if client.ttl(key) == -1]
-            for key in (QUEUE, keys.again(QUEUE, GROUP)):
+            for key in streams:
                 if client.xlen(key) or client.xpending(key, GROUP)["pending"] or client.xinfo_consumers(key, GROUP):
                     lasting.append(key)
         return sorted(lasting)

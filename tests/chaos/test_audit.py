@@ -2,37 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 import pytest
 from chaos import audit
-from chaos.records import Call, Records, Run, Span
+from chaos.app.chaos_effects import BEGIN, END, FAIL, RECORD
+from chaos.records import CHILD, Call, Records, Run, Span
 from outcomes import outcome
 
 from taskstream.results import FAILURE, Outcome
 
 LEASE_S = 3.0
 CALL = Call("accepted", 7, "quick", "m7")
+STAGES = Call("accepted", 7, "first", "m7", "c7")
 RUN = Run(7, 100, 10.0, 10.5)
+CHILD_RUN = Run(7 | CHILD, 100, 10.6, 10.7)
 LETTER = {"error": {"type": "WorkerDied", "message": "3 worker processes died"}, "deaths": 3}
 
 
-def success(value: int = 7) -> Outcome:
-    return outcome("m7", value=msgspec.Raw(str(value).encode()))
+def success(message_id: str = "m7", value: int = 7) -> Outcome:
+    return outcome(message_id, value=msgspec.Raw(str(value).encode()))
 
 
 def ends(
-    found: list[Outcome], runs: list[Run], letter: dict[str, object] | None = None, call: Call = CALL
+    found: list[Outcome],
+    runs: list[Run],
+    letter: Mapping[str, object] | None = None,
+    call: Call = CALL,
 ) -> list[str]:
-    return audit.ends([call], {call.number: runs} if runs else {}, {"m7": found}, {"m7": letter} if letter else {})
+    by_number: dict[int, list[Run]] = {}
+    for run in runs:
+        by_number.setdefault(run.number, []).append(run)
+    letters = {"m7": letter} if letter else {}
+    accounts = audit.Ends(by_number, lambda key: [one for one in found if one.id == key], letters)
+    accounts.take(call)
+    return accounts.problems + accounts.strangers()
 
 
 def test_good_ends() -> None:
     assert ends([success()], [RUN]) == []
     assert ends([outcome("m7", state=FAILURE)], [RUN], LETTER) == []
-    assert ends([], [], call=Call("refused", 7, "", "")) == []
-    assert ends([], [RUN], call=Call("unsure", 7, "", "")) == []
+    assert ends([], [], call=Call("refused", 7, "", "-")) == []
+    assert ends([], [RUN], call=Call("unsure", 7, "", "-")) == []
+    assert ends([success(), success("c7", 7 | CHILD)], [RUN, CHILD_RUN], call=STAGES) == []
+    # A first stage that never got to its end may have sent the second one or not.
+    assert ends([outcome("m7", state=FAILURE)], [Run(7, 100, 10.0)], LETTER, STAGES) == []
 
 
 @pytest.mark.parametrize(
@@ -40,50 +56,123 @@ def test_good_ends() -> None:
     [
         ([], [RUN], None, CALL, "0 outcomes on disk"),
         ([success(), success()], [RUN], None, CALL, "2 outcomes"),
-        ([success(8)], [RUN], None, CALL, "value of another"),
+        ([success(value=8)], [RUN], None, CALL, "value of another"),
         ([success()], [RUN], LETTER, CALL, "a success and a dead letter"),
         ([success()], [Run(7, 100, 10.0)], None, CALL, "without an end"),
         ([success()], [RUN], None, CALL._replace(kind="hopeless"), "cannot be"),
         ([outcome("m7", state=FAILURE)], [RUN], None, CALL, "dead letter: None"),
         ([outcome("m7", state=FAILURE)], [RUN], {**LETTER, "deaths": 2}, CALL, "no good reason"),
-        ([], [RUN], None, Call("refused", 7, "", ""), "refused as not sent, and it ran"),
+        ([], [RUN], None, Call("refused", 7, "", "-"), "refused as not sent, and it ran"),
+        ([success()], [RUN], None, STAGES, "0 outcomes on disk, 0 runs"),
+        ([success(), success("c7", 7)], [RUN, CHILD_RUN], None, STAGES, "value of another"),
     ],
 )
 def test_bad_ends(
     found: list[Outcome], runs: list[Run], letter: dict[str, object] | None, call: Call, expected: str
 ) -> None:
-    (problem,) = ends(found, runs, letter, call)
-    assert expected in problem
+    problems = ends(found, runs, letter, call)
+    assert expected in problems[0]
 
 
-def test_a_run_nobody_called() -> None:
-    assert audit.ends([], {7: [RUN]}, {}, {}) == ["7: ran although nobody called it"]
+def test_runs_and_letters_nobody_called() -> None:
+    assert audit.Ends({7: [RUN]}, lambda key: [], {}).strangers() == ["7: ran although nobody called it"]
+    assert audit.Ends({}, lambda key: [], {"m7": LETTER}).strangers() == ["dead letter m7: nobody called it"]
 
 
-def repeated(run: Run, kind: str = "quick", **records: object) -> bool:
-    """Whether a second run after ``run`` counts as unexplained."""
+def test_counts_calls_and_ends() -> None:
+    accounts = audit.Ends({7: [RUN], 8: [Run(8, 100, 10.0)]}, lambda key: [success()] if key == "m7" else [], {})
+    for call in (CALL, Call("accepted", 8, "sleep", "m8"), Call("unsure", 9, "quick", "-")):
+        accounts.take(call)
+    assert (accounts.verdicts, accounts.kinds) == ({"accepted": 2, "unsure": 1}, {"quick": 1, "sleep": 1})
+    assert (accounts.done, accounts.dead, len(accounts.problems)) == (1, {}, 1)
+
+
+# -- repeats ---------------------------------------------------------------------------------------------
+
+
+def repeats(**records: object) -> audit.Repeats:
     known = Records(Path("."))
     for name, value in records.items():
         setattr(known, name, value)
-    return bool(audit.repeats(known, {7: [run, Run(7, 101, 20.0, 20.5)]}, {7: kind}, LEASE_S))
+    return audit.Repeats(known, LEASE_S)
+
+
+def repeated(run: Run, **records: object) -> bool:
+    """Whether a second run after ``run`` counts as unexplained."""
+    found = repeats(**records)
+    found.judge({7: [run, Run(7, 101, 40.0, 40.5)]}, concurrency=10)
+    return bool(found.problems)
 
 
 def test_runs_that_had_to_be_repeated() -> None:
+    running = Run(7, 100, 10.0)
     assert not repeated(Run(7, 100, 10.0, failed=10.1))
-    assert not repeated(Run(7, 100, 10.0), killed={100: 12.0})
-    assert not repeated(RUN, killed={100: 11.0})
-    assert not repeated(Run(7, 100, 10.0), kind="poison")
-    assert not repeated(RUN, killed={100: 18.0}, outages=[Span(10.2, 17.0)])
+    assert not repeated(running, killed=[(100, 12.0)])
+    assert not repeated(running, killed=[(100, 2.0), (100, 12.0)]), "a process id may be used again"
+    assert not repeated(RUN, killed=[(100, 11.0)])
+    assert not repeated(RUN, killed=[(100, 18.0)], outages=[Span(10.2, 17.0)])
+    assert not repeated(RUN, killed=[(100, 18.0)], full=[Span(10.2, 17.0)])
+    assert not repeated(RUN, killed=[(100, 18.0)], cut_off=[(100, Span(10.2, 12.0))])
     assert not repeated(RUN, frozen=[(100, Span(10.1, 14.0))])
-    assert not repeated(RUN, stopped={100: 10.2}, outages=[Span(10.1, 17.0)])
+    assert not repeated(RUN, cut_off=[(100, Span(10.1, 14.0))])
+    assert not repeated(RUN, stopped=[(100, 10.2)], outages=[Span(10.1, 17.0)])
+    assert not repeated(RUN, stopped=[(100, 10.2)], full=[Span(10.1, 17.0)])
+    assert not repeated(RUN, stopped=[(100, 10.2)], cut_off=[(100, Span(10.1, 11.0))])
+
+
+def test_a_poison_message_kills_its_process() -> None:
+    found = repeats()
+    found.poisoned([Run(8, 100, 11.0)])
+    assert found.reason(Run(7, 100, 10.0)) == "killed"
 
 
 def test_runs_that_should_not_have_been_repeated() -> None:
     assert repeated(RUN)
-    assert repeated(RUN, killed={101: 11.0})
-    assert repeated(RUN, killed={100: 16.0})
-    assert repeated(RUN, killed={100: 9.0})
-    assert repeated(RUN, stopped={100: 10.2})
+    assert repeated(RUN, killed=[(101, 11.0)])
+    assert repeated(RUN, killed=[(100, 16.0)])
+    assert repeated(RUN, killed=[(100, 9.0)])
+    assert repeated(RUN, killed=[(100, 28.0)], outages=[Span(10.2, 17.0)])
+    assert repeated(RUN, stopped=[(100, 10.2)])
     assert repeated(RUN, outages=[Span(10.2, 17.0)])
+    assert repeated(RUN, full=[Span(10.2, 17.0)])
     assert repeated(RUN, frozen=[(100, Span(10.1, 12.0))])
     assert repeated(RUN, frozen=[(101, Span(10.1, 14.0))])
+    assert repeated(RUN, cut_off=[(100, Span(10.1, 12.0))])
+    assert repeated(RUN, cut_off=[(101, Span(10.1, 14.0))])
+
+
+def test_repeats_after_a_clean_stop_are_counted() -> None:
+    found = repeats(stopped=[(100, 10.2)])
+    found.judge({7: [RUN, Run(7, 101, 20.0, 20.5)]}, concurrency=10)
+    assert found.after_stop == 1
+    assert "its process was stopped cleanly" in found.problems[0]
+
+
+def test_a_killed_process_had_no_more_running_than_it_has_lanes() -> None:
+    runs = {number: [Run(number, 100, 10.0), Run(number, 101, 20.0, 20.5)] for number in range(3)}
+    few, many = repeats(killed=[(100, 11.0)]), repeats(killed=[(100, 11.0)])
+    few.judge(runs, concurrency=3)
+    many.judge(runs, concurrency=2)
+    assert few.problems == []
+    assert "3 messages running" in many.problems[0]
+    assert few.reasons == {"killed": 3}
+
+
+# -- the records -----------------------------------------------------------------------------------------
+
+
+def test_reads_what_processes_left(tmp_path: Path) -> None:
+    (tmp_path / "effects").mkdir()
+    torn = RECORD.pack(BEGIN, 9, 5.0)[:-1]
+    steps = [(BEGIN, 7, 1.0), (BEGIN, 8, 1.1), (END, 8, 1.2), (FAIL, 7, 1.3), (BEGIN, 7, 3.0)]
+    (tmp_path / "effects" / "100-5").write_bytes(b"".join(RECORD.pack(*step) for step in steps) + torn)
+    (tmp_path / "effects" / "101-6").write_bytes(RECORD.pack(BEGIN, 7, 2.0) + RECORD.pack(END, 7, 2.5))
+    assert Records(tmp_path).runs() == {
+        7: [Run(7, 100, 1.0, failed=1.3), Run(7, 101, 2.0, 2.5), Run(7, 100, 3.0)],
+        8: [Run(8, 100, 1.1, 1.2)],
+    }
+
+
+def test_reads_what_producers_wrote(tmp_path: Path) -> None:
+    (tmp_path / "producer-many.log").write_text("accepted 7 first m7 c7\nunsure 8 quick - -\n")
+    assert list(Records(tmp_path).calls()) == [STAGES, Call("unsure", 8, "quick", "-")]

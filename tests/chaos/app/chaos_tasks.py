@@ -1,41 +1,62 @@
-"""The tasks of the chaos run. Each leaves a line when it begins, ends and fails, in one write, so that none mix."""
+"""The tasks of the chaos run in their old release. Each leaves a record when it begins, ends and fails."""
 
 import os
 import signal
 import time
 from pathlib import Path
 
-from taskstream import Taskstream
+from chaos_effects import BEGIN, END, FAIL, leave
 
-app = Taskstream("chaos", results="file://results")
-EFFECTS = Path(__file__).with_name("effects.log")
+from taskstream import Task, Taskstream
+from taskstream.message import Message
 
-
-def leave_line(step: str, number: int) -> None:
-    """Append ``step number pid time``."""
-    file = os.open(EFFECTS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        os.write(file, f"{step} {number} {os.getpid()} {time.time()}\n".encode())
-    finally:
-        os.close(file)
+app = Taskstream("chaos", results="file://results")  # the run names another place in TASKSTREAM_RESULTS
+MARKS = Path(__file__).with_name("marks")
 
 
 @app.task(max_retries=3, retry_backoff=0.2, autoretry_for=(OSError,))
-def work(number: int, kind: str, seconds: float) -> int:
-    """``kind``: quick, sleep (``seconds``), flaky (fails once), hopeless (always fails), poison (kills its process)."""
-    leave_line("begin", number)
+def work(number: int, kind: str = "quick", seconds: float = 0.0) -> int:
+    """``kind``: quick, sleep (``seconds``), flaky (fails once), hopeless (always fails)."""
+    leave(BEGIN, number)
     if kind == "sleep":
         time.sleep(seconds)
     elif kind == "flaky":
-        mark = EFFECTS.with_name(f"flaky-{number}")
-        if not mark.exists():
-            mark.touch()
-            leave_line("fail", number)
-            raise OSError("fails the first time")
+        fail_once(number)
     elif kind == "hopeless":
-        leave_line("fail", number)
+        leave(FAIL, number)
         raise ValueError("always fails")
-    elif kind == "poison":
-        os.kill(os.getpid(), signal.SIGKILL)
-    leave_line("end", number)
+    leave(END, number)
     return number
+
+
+@app.task(max_retries=1, retry_backoff=3.0, retry_jitter=False, autoretry_for=(OSError,))
+def late(number: int) -> int:
+    """Fails once, and waits for three seconds before it is tried again."""
+    leave(BEGIN, number)
+    fail_once(number)
+    leave(END, number)
+    return number
+
+
+@app.task(queue="chaos-poison")
+def poison(number: int) -> int:
+    """Kills the process it runs in."""
+    leave(BEGIN, number)
+    os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def send_once(task: Task, arguments: tuple, message_id: str) -> None:
+    """Send a call as message ``message_id``, unless one of that id was sent before."""
+    message = task.message(arguments, {})
+    app.broker.publish_once(task.queue, Message(message_id, message.name, message.body), message_id)
+
+
+def fail_once(number: int) -> None:
+    """Raise OSError unless this number was here before."""
+    MARKS.mkdir(exist_ok=True)
+    mark = MARKS / str(number)
+    if not mark.exists():
+        mark.touch()
+        leave(FAIL, number)
+        raise OSError("fails the first time")

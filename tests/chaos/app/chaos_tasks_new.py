@@ -1,0 +1,30 @@
+"""The new release: two tasks more, and a queue that pools of the old release do not know."""
+
+from chaos_effects import BEGIN, END, FAIL, leave
+from chaos_tasks import app, send_once
+
+from taskstream import BrokerUnavailable
+
+CHILD = 1 << 31
+"""Added to a number for the second stage of its call."""
+
+
+@app.task(max_retries=100, retry_backoff=0.2, retry_backoff_max=2.0, autoretry_for=(BrokerUnavailable,))
+def first(number: int, child: str) -> int:
+    """Send the second stage as message ``child``, whose id makes a repeat harmless."""
+    leave(BEGIN, number)
+    try:
+        send_once(second, (number,), child)
+    except BrokerUnavailable:
+        leave(FAIL, number)
+        raise
+    leave(END, number)
+    return number
+
+
+@app.task(queue="chaos-next")
+def second(number: int) -> int:
+    """The end of it."""
+    leave(BEGIN, number | CHILD)
+    leave(END, number | CHILD)
+    return number | CHILD
