@@ -7,8 +7,10 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import disks
 import pytest
 import redis
+from disks import FaultyDisk, SmallDisk
 from helpers import OwnServer, Started, taskstream_command
 from hypothesis import HealthCheck, settings
 
@@ -61,6 +63,25 @@ def own_valkey(tmp_path: Path) -> Iterator[OwnServer]:
     server = OwnServer(folder)
     yield server
     server.stop()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """A file system of 4 MiB, where one may be mounted."""
+    with disks.small_disk(tmp_path / "disk") as disk:
+        yield disk
+
+
+@pytest.fixture(scope="session")
+def disk_shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library that makes a disk fail; take ``faulty_disk`` for a folder on such a disk."""
+    return disks.compiled_shim(tmp_path_factory.mktemp("shim"))
+
+
+@pytest.fixture
+def faulty_disk(tmp_path: Path, disk_shim: Path) -> FaultyDisk:
+    """A folder (not made yet) whose disk fails when told to, for processes started with ``faulty_disk.env``."""
+    return FaultyDisk(tmp_path / "results", disk_shim, tmp_path / "disk-control", tmp_path / "disk-log")
 
 
 @pytest.fixture
