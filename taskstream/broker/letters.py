@@ -12,7 +12,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -23,13 +23,13 @@ from taskstream.errors import InvalidMessage, ValidationError
 from taskstream.message import HISTORY_HEADER, OWN_HEADERS, Message, fields_of, from_fields
 from taskstream.results.base import Failure
 
-PIECE = 500
-"""Letters in one command or script call, at most."""
+PIECE = 100
+"""Letters in one command or script call, at most: everybody else waits meanwhile, 1 to 2 ms."""
 
 PIECE_BYTES = 4 * 1024 * 1024
 """What the letters of one piece should come to; letters are as large as the messages in them."""
 
-FIRST_PIECE = 50
+FIRST_PIECE = 20
 """Letters in the first piece, while nothing is known of how large they are."""
 
 HISTORY = 10
@@ -40,6 +40,9 @@ HISTORY_TEXT = 1000
 
 MAX_FIELDS = 2000
 """Fields and values that an unreadable entry may have to be put back: a script can hand on only so many."""
+
+LAST_MS = 253_402_300_800_000
+"""The end of the year 9999, which is as far as dates go."""
 
 _REQUEUE = Script("requeue")
 _PURGE = Script("purge")
@@ -135,6 +138,14 @@ class Filter:
         return self.error is not None or self.task is not None
 
 
+class Verdict(NamedTuple):
+    """What became of one letter: done, or left alone, with the reason if it was refused."""
+
+    id: str
+    done: bool
+    problem: str | None = None
+
+
 @dataclass(frozen=True)
 class Page:
     """A piece of a search: the letters in it that fit, and how many were looked at for it."""
@@ -196,28 +207,37 @@ class Letters:
                 left -= len(fitting)
             yield Page(fitting, len(rows))
 
-    def requeue(self, letters: Sequence[DeadLetter], *, force: bool = False) -> list[bool]:
-        """Put a piece of letters back to be tried again; return for each whether it was.
+    def requeue(self, letters: Sequence[DeadLetter], *, force: bool = False) -> list[Verdict]:
+        """Put letters back to be tried again, at most PIECE.
 
-        It was not if it is gone, or died again, since it was read: so what is requeued twice at once runs once. Raises
-        InvalidMessage, before anything is done, for a letter that is no message; with ``force`` the fields of its entry
-        are put back as they are, unless there are too many.
+        One that is gone, or died again, since it was read is let be: what is requeued twice at once runs once. A letter
+        that is no message is refused; with ``force`` the fields of its entry are put back as they are.
         """
         arguments: list[Any] = []
+        problems: dict[str, str] = {}
         for letter in letters:
-            fields = fields_to_requeue(letter, force=force)
-            arguments += (letter.id, letter.digest, len(fields), *fields)
-        if not arguments:
-            return []
-        reply = _REQUEUE.run(self._broker.call, [self._dead, self._letters, self._again, self._deaths], arguments)
-        return [one == 1 for one in reply]
+            try:
+                fields = fields_to_requeue(letter, force=force)
+            except InvalidMessage as error:
+                problems[letter.id] = str(error)
+            else:
+                arguments += (letter.id, letter.digest, len(fields), *fields)
+        all_keys = [self._dead, self._letters, self._again, self._deaths]
+        reply = iter(_REQUEUE.run(self._broker.call, all_keys, arguments) if arguments else ())
+        return [
+            Verdict(letter.id, False, problems[letter.id])
+            if letter.id in problems
+            else Verdict(letter.id, next(reply) == 1)
+            for letter in letters
+        ]
 
-    def purge(self, letters: Sequence[DeadLetter]) -> list[bool]:
-        """Delete a piece of letters; return for each whether it was, as ``requeue`` does."""
+    def purge(self, letters: Sequence[DeadLetter]) -> list[Verdict]:
+        """Delete letters, at most PIECE; those that are gone, or died again, since they were read are let be."""
         if not letters:
             return []
         arguments = [part for letter in letters for part in (letter.id, letter.digest)]
-        return [one == 1 for one in _PURGE.run(self._broker.call, [self._dead, self._letters], arguments)]
+        reply = _PURGE.run(self._broker.call, [self._dead, self._letters], arguments)
+        return [Verdict(letter.id, done == 1) for letter, done in zip(letters, reply, strict=True)]
 
     def _range(self, wanted: Filter) -> tuple[float, float]:
         """Times of death, ms. What dies from now on is never among them, or a requeue of all might never end."""
@@ -265,7 +285,7 @@ def fields_to_requeue(letter: DeadLetter, *, force: bool = False) -> Sequence[st
     """The flat fields of the entry by which a letter's message is tried again.
 
     Its attempts start over at 1 and the number of its deliveries goes on, so that the new outcome replaces the old one.
-    Raises InvalidMessage for a letter that is no message, as Letters.requeue says.
+    Raises InvalidMessage for a letter that is no message; with ``force`` only if its raw fields cannot be put back.
     """
     try:
         message = letter.message()
@@ -294,6 +314,11 @@ def _history(message: Message) -> list[Death]:
         return []  # somebody else's header
 
 
+def _time(score: float) -> int:
+    """A time of death, ms; 0 for a score that no worker made."""
+    return int(score) if 0 <= score < LAST_MS else 0
+
+
 def _letter(member: bytes, at: float, raw: bytes | None) -> DeadLetter:
     stored = _NOTHING
     if raw is not None:
@@ -309,7 +334,7 @@ def _letter(member: bytes, at: float, raw: bytes | None) -> DeadLetter:
         member.decode(errors="backslashreplace"),
         stored.name,
         stored.handler,
-        int(at),
+        _time(at),
         stored.sent_ms,
         stored.attempts,
         stored.deliveries,

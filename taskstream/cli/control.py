@@ -8,12 +8,11 @@ from typing import Any
 import click
 
 from taskstream.cli.broker_choice import broker_option, connected
-from taskstream.cli.facts import subscriptions_said_by
+from taskstream.cli.names import resolve
 from taskstream.cli.numbers import Seconds
 from taskstream.cli.output import json_option, print_json, print_table, shown
-from taskstream.cli.target import Target, find_target, target_options
+from taskstream.cli.target import find_target, target_options
 from taskstream.control import STARTED, STOPPED, Control, Reply
-from taskstream.errors import ConfigError
 
 DONE, FAILED = 0, 1
 
@@ -35,24 +34,13 @@ def control() -> None:
     """Stop and start consumption, ask workers."""
 
 
-def _resolve(channel: Control, name: str, target: Target | None) -> tuple[str, str, str]:
-    """By what workers registered, else also by the code, which costs loading it. Raises ConfigError."""
-    try:
-        return channel.resolve(name)
-    except ConfigError:
-        if target is None:
-            raise
-        known = subscriptions_said_by(target)
-        return channel.resolve(name, {one.label: (one.stream, one.group) for one in known})
-
-
 def _choose_state(
     name: str, state: str, app: str | None, config_files: str | None, broker: str | None, timeout: float, as_json: bool
 ) -> int:
     target = find_target(app, config_files)
     with connected(broker, target) as connection:
         channel = Control(connection)
-        label, stream, group = _resolve(channel, name, target)
+        label, stream, group = resolve(connection, name, target)
         holders = set(channel.holders(stream, group))
         replies = channel.set_state(stream, group, state, timeout)
     obeyed = [reply.worker for reply in replies if reply.ok]

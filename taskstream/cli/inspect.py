@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ import click
 
 from taskstream.cli.broker_choice import broker_option, connected
 from taskstream.cli.facts import open_results, streams_said_by
-from taskstream.cli.output import age, json_option, note, print_json, print_table, shown
+from taskstream.cli.output import age, json_option, moment, note, print_json, print_table, shown
 from taskstream.cli.target import Target, find_target, target_options
 from taskstream.errors import ConfigError, TaskstreamError
 
@@ -202,14 +201,10 @@ def _outcome_lines(outcome: Outcome) -> str:
         ("value", bytes(outcome.value).decode() if outcome.error is None else None),
         ("error", f"{outcome.error.type}: {outcome.error.message}" if outcome.error else None),
         ("attempts", outcome.attempts),
-        ("sent", _time(outcome.sent_ms)),
-        ("started", _time(outcome.started_ms)),
-        ("finished", _time(outcome.finished_ms)),
+        ("sent", moment(outcome.sent_ms)),
+        ("started", moment(outcome.started_ms)),
+        ("finished", moment(outcome.finished_ms)),
         ("worker", outcome.worker),
         ("request", outcome.request_id),
     ]
     return "".join(f"{name:<10}{shown(value)}\n" for name, value in rows if value is not None).rstrip("\n")
-
-
-def _time(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")

@@ -7,11 +7,26 @@ from typing import Any
 
 import click
 
+from taskstream.durations import parse_duration
+
 
 class Whole(click.IntRange):
     """A whole number in a range."""
 
     name = "whole number"
+
+
+class Duration(click.FloatRange):
+    """Seconds as a number, or text such as ``2h``."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The seconds."""
+        try:
+            return parse_duration(value)
+        except ValueError as error:
+            self.fail(f"{value!r} is no duration: give {error}.", param, ctx)
 
 
 class Seconds(click.FloatRange):

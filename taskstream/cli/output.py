@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import click
@@ -39,12 +41,53 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
         _draw(heads, right, cells)
         return
     widths = [max(len(row[index]) for row in [heads, *cells]) for index in range(len(heads))]
-    for row in [heads, *cells]:
+    _print_lines([heads, *cells], widths, right)
+
+
+def _print_lines(rows: Iterable[Sequence[str]], widths: Sequence[int], right: Sequence[bool]) -> None:
+    for row in rows:
         padded = (
             cell.rjust(width) if to_right else cell.ljust(width)
             for cell, width, to_right in zip(row, widths, right, strict=True)
         )
         click.echo("  ".join(padded).rstrip())
+
+
+def print_pages(columns: Sequence[str], pages: Iterable[Sequence[Sequence[object]]]) -> bool:
+    """Print the rows of pages as they come, under one heading; return whether there were any.
+
+    A single page is printed as ``print_table`` does. Of several, the first says how wide the columns are.
+    """
+    found = (page for page in pages if page)
+    first = next(found, None)
+    if first is None:
+        return False
+    second = next(found, None)
+    if second is None:
+        print_table(columns, first)
+        return True
+    cells = [[shown(value) for value in row] for row in first]
+    heads = [column.removeprefix(">") for column in columns]
+    widths = [max(len(row[index]) for row in [heads, *cells]) for index in range(len(heads))]
+    right = [column.startswith(">") for column in columns]
+    _print_lines([heads, *cells], widths, right)
+    for page in itertools.chain([second], found):
+        _print_lines([[shown(value) for value in row] for row in page], widths, right)
+    return True
+
+
+def print_stream(items: Iterable[object]) -> None:
+    """Print a JSON array as its items come, one a line."""
+    start = "["
+    for item in items:
+        click.echo(f"{start}\n  {msgspec.json.encode(item).decode()}", nl=False)
+        start = ","
+    click.echo("\n]" if start == "," else "[]")
+
+
+def moment(ms: int) -> str:
+    """A time (ms since the epoch) in UTC, ISO 8601."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
 
 
 def shown(value: object) -> str:
