@@ -71,12 +71,16 @@ class StreamSettings:
 
 @dataclass(frozen=True, slots=True)
 class EventConfig:
-    """One entry of ``events``. ``read_stream`` is (stream, consumer group), set for STREAM events only."""
+    """One entry of ``events``. ``read_stream`` is (stream, consumer group), set for STREAM events only.
+
+    ``max_length``: how many entries ``write_stream`` may have, None for any number.
+    """
 
     name: str
     type: str
     read_stream: tuple[str, str] | None = None
     write_stream: str | None = None
+    max_length: int | None = None
     settings: StreamSettings = field(default_factory=StreamSettings)
 
 
@@ -235,6 +239,7 @@ def _app(path: Path, content: dict[str, Any]) -> AppConfig:
             type=entry["type"],
             read_stream=(read["name"], read["consumer_group"]) if read else None,
             write_stream=write["name"] if write else None,
+            max_length=write.get("max_length") if write else None,
             settings=StreamSettings(**entry.get("config", {}).get("stream", {})),
         )
     return AppConfig(path, found["app"]["name"], found["app"]["version"], found.get("env", {}), events)

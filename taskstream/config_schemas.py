@@ -99,9 +99,15 @@ def _at_least(minimum: float, *, above: bool = False) -> validate.Range:
 
 
 class StreamName(Section):
-    """``write_stream``."""
+    """A stream."""
 
     name = Name(required=True)
+
+
+class WriteStream(StreamName):
+    """``write_stream``."""
+
+    max_length = fields.Integer(validate=_at_least(1))
 
 
 class ReadStream(StreamName):
@@ -142,7 +148,7 @@ class EventSection(Section):
 
     type = fields.String(required=True, validate=_one_of(*REQUEST_TYPES, STREAM_TYPE))
     read_stream = Nested(ReadStream)
-    write_stream = Nested(StreamName)
+    write_stream = Nested(WriteStream)
     config = Nested(EventSettings)
 
     @ma.validates_schema

@@ -41,10 +41,14 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Successor:
-    """A message that a finished one publishes; its id is derived, so a repeated run publishes it once."""
+    """A message that a finished one publishes; its id is derived, so a repeated run publishes it once.
+
+    It waits while the stream has ``max_length`` entries (None: never).
+    """
 
     stream: str
     message: Message
+    max_length: int | None = None
 
 
 def no_successors(delivery: Delivery, value: object) -> tuple[Successor, ...]:
@@ -97,6 +101,11 @@ class Subscription:
     delay_auto_start: float = 0.0
     auto_start: bool = True
     dead_retention: float = DEAD_RETENTION_S
+
+    @property
+    def all_handlers(self) -> tuple[Handler, ...]:
+        """Every handler that may get a message."""
+        return (*self.handlers.values(), *(() if self.default is None else (self.default,)))
 
     def handler_for(self, name: str) -> Handler | None:
         """The handler of a message called ``name``, None if there is none in this release of the code."""

@@ -11,7 +11,7 @@ from werkzeug.wsgi import get_input_stream
 
 from taskstream.errors import BrokerUnavailable, ConfigError, QueueFull, ValidationError
 from taskstream.events import EventRequest, RequestEvent
-from taskstream.message import Message
+from taskstream.events.request import Publish
 
 from .auth import refuse_cross_site
 from .errors import FAILED, Problem, invalid, unavailable
@@ -19,8 +19,6 @@ from .lean import Answer, LeanFlask
 from .tracking import EVENT_APP, track_of
 
 MAX_QUERY_ARGUMENTS = 100
-
-Publish = Callable[[str, Message], None]
 
 
 def check_json(environ: dict[str, Any]) -> None:

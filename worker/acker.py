@@ -13,10 +13,11 @@ import gevent
 import redis
 from gevent.event import Event
 
-from taskstream.broker import Broker
+from taskstream import keys
+from taskstream.broker import Broker, Envelope
 from taskstream.broker.group import Batch
 from taskstream.connection import READ_TIMEOUT_S, Profile
-from taskstream.errors import TaskstreamError
+from taskstream.errors import QueueFull, TaskstreamError
 from taskstream.link import Link
 from taskstream.logs import FieldLogger
 
@@ -49,6 +50,8 @@ class Acker:
         self._on_retry = on_retry
         self._done: deque[Job] = deque()
         self._wake = Event()
+        self._hurry = Event()
+        self._full: str | None = None
         self._busy = False
         self._watched = False
 
@@ -62,6 +65,10 @@ class Acker:
         if not self._busy:
             self._busy = True
             self._wake.set()
+
+    def hurry(self) -> None:
+        """The process stops: what waits for room in a full stream goes over its limit rather than be run again."""
+        self._hurry.set()
 
     @property
     def idle(self) -> bool:
@@ -105,22 +112,49 @@ class Acker:
 
     def _publish_successors(self, membership: Membership, jobs: list[Job]) -> bool:
         items = [
-            (successor.stream, successor.message, successor.message.id) for job in jobs for successor in job.successors
+            Envelope(to.stream, to.message, (keys.unique_id(to.message.id),), to.max_length)
+            for job in jobs
+            for to in job.successors
         ]
         backoff = Backoff(0.05, RECONNECT_MOST_S)
-        failing = False
+        if not items:
+            return True
+        failing = waited = False
         while items:
             if not membership.wait_until_sure():
                 return False
+            batch = items[:BATCH]
+            if self._hurry.is_set():
+                batch = [envelope._replace(max_length=None) for envelope in batch]
             try:
-                self._broker.publish_many_once(items[:BATCH])
+                self._broker.publish_many(batch)
                 del items[:BATCH]
+            except QueueFull as error:
+                # Back pressure: nothing of these is acknowledged, so this stage stops reading and its own stream fills.
+                if error.sent:
+                    del items[: len(error.sent)]
+                    backoff.reset()
+                self._say_full(error)
+                waited = True
+                self._hurry.wait(backoff.next())
             except TaskstreamError as error:
                 if not failing:
                     failing = True
                     self._log.warning("Next stage cannot be published, trying on", {"error": error})
                 gevent.sleep(backoff.next())
+        if not waited:
+            self._say_full(None)
         return True
+
+    def _say_full(self, error: QueueFull | None) -> None:
+        """One line when the next stage is full, and one when a whole batch found room again."""
+        if error is not None and self._full is None:
+            about = {"stream.name": error.stream, "stream.length": error.length, "stream.max_length": error.limit}
+            self._log.warning("Next stage is full, waiting for room", about)
+            self._full = error.stream
+        elif error is None and self._full is not None:
+            self._log.info("Next stage has room again", {"stream.name": self._full})
+            self._full = None
 
     def _commit(self, membership: Membership, jobs: list[Job]) -> bool:
         batch = Batch()

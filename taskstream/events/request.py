@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from taskstream.app.context import EventContext, PostprocessHook, PreprocessHook, path_version
 from taskstream.config import EventConfig
@@ -19,8 +19,12 @@ from taskstream.events.module import EventModule, Starter, check_type
 from taskstream.events.query import QueryReader
 from taskstream.message import Message, new_id
 
-Publish = Callable[[str, Message], None]
-"""Puts a message on a stream; raises BrokerUnavailable or QueueFull."""
+
+class Publish(Protocol):
+    """Puts a message on a stream that may have ``max_length`` entries; raises BrokerUnavailable or QueueFull."""
+
+    def __call__(self, stream: str, message: Message, max_length: int | None = None, /) -> None: ...
+
 
 JSON = "application/json"
 
@@ -65,6 +69,7 @@ class RequestEvent:
         self.method = config.type
         self.route = f"/api/{app.name}/{path_version(app.version)}/{config.name}"
         self.write_stream = config.write_stream
+        self.max_length = config.max_length
         self.module = module
         self._run_async = run_async
         self._context = EventContext(app.name, app.version, config.name, app.env)
@@ -117,7 +122,7 @@ class RequestEvent:
                 return self._response(value, asked.status, PostprocessHook())
         value = self._chain.run(value, context, arguments)
         if self.write_stream is not None and value is not None:
-            publish(self.write_stream, message_of(self.label, value, request.track))
+            publish(self.write_stream, message_of(self.label, value, request.track), self.max_length)
         hook = PostprocessHook()
         if module.postprocess is not None:
             value = self._call(module.postprocess, (value, context, hook), arguments)

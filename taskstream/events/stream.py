@@ -30,6 +30,9 @@ class StreamEvent:
         self.label = app.label(config.name)
         self.stream, self.group = config.read_stream
         self.write_stream = config.write_stream
+        # What is written to the stream that it came from takes the place of what it came from. With a limit it would
+        # wait for room that only its own commit can make.
+        self.max_length = None if self.write_stream == self.stream else config.max_length
         self.settings = config.settings
         self.module = module
         self._context = EventContext(app.name, app.version, config.name, app.env)
@@ -100,7 +103,7 @@ class StreamEvent:
         parent = delivery.message
         message_id = derived_id(parent.id, f"{self.label}:{delivery.group}")
         message = message_of(self.label, value, handed_on(parent.headers), message_id)
-        return (Successor(self.write_stream, message),)
+        return (Successor(self.write_stream, message, self.max_length),)
 
 
 def _payload_types(step: Step) -> list[Any]:

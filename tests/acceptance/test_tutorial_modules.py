@@ -62,7 +62,9 @@ def load_copy(source: Path, folder: Path, package: str, bridge: Bridge, monkeypa
 def post(loaded: Loaded, payload: object) -> tuple[EventResponse, Sent]:
     sent: Sent = []
     request = EventRequest(json.dumps(payload).encode(), {}, TRACK, {})
-    return loaded.requests[0].respond(request, lambda stream, message: sent.append((stream, message))), sent
+    return loaded.requests[0].respond(
+        request, lambda stream, message, _limit=None: sent.append((stream, message))
+    ), sent
 
 
 def handler_of(loaded: Loaded, event: str) -> Handler:

@@ -60,7 +60,14 @@ def test_files_are_told_apart_by_content(tmp_path: Path) -> None:
         )
         assert (found.name, found.version, found.env) == ("my-streaming-app", "1.0", APP["env"])
         assert found.events["send-message"].write_stream == "my-stream"
+        assert found.events["send-message"].max_length is None
         assert found.events["process-message"].read_stream == ("my-stream", "workers")
+
+
+def test_a_stream_may_have_a_limit(tmp_path: Path) -> None:
+    limited = with_value(APP, "events/send-message/write_stream", {"name": "my-stream", "max_length": 10_000})
+    _, (found,) = read_files([write(tmp_path, "config.json", limited)])
+    assert found.events["send-message"].max_length == 10_000
 
 
 def test_app_alone_gets_the_defaults(tmp_path: Path) -> None:
@@ -128,6 +135,9 @@ def test_retention_is_a_duration(tmp_path: Path, text: object, seconds: float) -
         ("events/send-message/type", "POSTT", "events.send-message.type: must be one of GET, POST, STREAM"),
         ("events/send-message/write_stream", {}, "events.send-message.write_stream.name: Missing data for required"),
         ("events/send-message/write_stream", "x", "events.send-message.write_stream: Invalid input type."),
+        ("events/send-message/write_stream/max_length", 0, "write_stream.max_length: must be at least 1"),
+        ("events/send-message/write_stream/max_length", "9", "write_stream.max_length: Not a valid integer"),
+        ("events/process-message/read_stream/max_length", 9, "read_stream.max_length: unknown key"),
         ("events/send-message/read_stream", {"name": "a", "consumer_group": "b"}, "only STREAM events have it"),
         ("events/send-message/config", {}, "only STREAM events have it, this one is POST"),
         ("events/x", {"type": "STREAM"}, "events.x.read_stream: a STREAM event needs it"),

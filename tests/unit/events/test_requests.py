@@ -53,7 +53,9 @@ def ask(
 ) -> tuple[EventResponse, Sent]:
     sent: Sent = []
     request = EventRequest(payload, query or {}, TRACK, headers)
-    return loaded.requests[0].respond(request, lambda stream, message: sent.append((stream, message))), sent
+    return loaded.requests[0].respond(
+        request, lambda stream, message, _limit=None: sent.append((stream, message))
+    ), sent
 
 
 def test_a_post_is_validated_published_and_answered(make_app: MakeApp, log: io.StringIO) -> None:
@@ -263,7 +265,7 @@ def query_app(make_app: MakeApp) -> Loaded:
 def test_a_failed_publish_comes_out_and_is_logged(
     make_app: MakeApp, log: io.StringIO, error: Exception, status: int, level: str
 ) -> None:
-    def publish(stream: str, message: Message) -> None:
+    def publish(stream: str, message: Message, max_length: int | None = None, /) -> None:
         raise error
 
     event = make_app({"do": STEP}, {"do": POST}).requests[0]
@@ -375,3 +377,13 @@ def test_the_authors_logger_says_event_and_request(make_app: MakeApp, log: io.St
     line = log.getvalue().splitlines()[1]
     assert " 1.0 do " in line
     assert "| Received data | extra.length=2 | track.request_id=r-1 | track.operation_id=o-1 |" in line
+
+
+@pytest.mark.parametrize("limit", [None, 7])
+def test_a_limit_of_the_stream_goes_with_the_message(make_app: MakeApp, limit: int | None) -> None:
+    stream = {"name": "out"} | ({"max_length": limit} if limit else {})
+    event = make_app({"do": STEP}, {"do": {**POST, "write_stream": stream}}).requests[0]
+    seen: list[int | None] = []
+    request = EventRequest(b'{"text": "a"}', {}, TRACK, {})
+    event.respond(request, lambda stream, message, limit=None: seen.append(limit))
+    assert seen == [limit]

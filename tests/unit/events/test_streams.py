@@ -104,6 +104,16 @@ def test_the_next_stage_gets_what_was_returned(make_app: MakeApp) -> None:
     assert handler.successors(delivery("In", b"{}"), value)[0].message.id != first.message.id
 
 
+def test_the_next_stage_has_a_limit_unless_it_is_this_one(make_app: MakeApp) -> None:
+    parent = delivery("In", b'{"text": "ab"}')
+    for stream, limit in (("next", 5), ("in", None)):
+        handler = handler_of(
+            make_app({"work": STEP}, {"work": {**STREAM, "write_stream": {"name": stream, "max_length": 5}}})
+        )
+        (found,) = handler.successors(parent, handler.run(parent))
+        assert (found.stream, found.max_length) == (stream, limit)
+
+
 def test_two_groups_publish_messages_of_their_own(make_app: MakeApp) -> None:
     other = {"type": "STREAM", "read_stream": {"name": "in", "consumer_group": "h"}, "write_stream": {"name": "next"}}
     loaded = make_app({"a": STEP, "b": STEP}, {"a": {**STREAM, "write_stream": {"name": "next"}}, "b": other})

@@ -52,7 +52,7 @@ class FakeBroker(Broker):
         self.published: list[tuple[str, Message]] = []
         self.failure: Exception | None = None
 
-    def publish(self, stream: str, message: Message) -> None:
+    def publish(self, stream: str, message: Message, max_length: int | None = None) -> None:
         if self.failure is not None:
             raise self.failure
         self.published.append((stream, message))
