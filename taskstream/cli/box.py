@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import sys
@@ -92,7 +93,8 @@ def announce(url: str, broker_url: str, facts: Facts, stop_hint: str) -> None:
         ("results", display_url(facts.results) if facts.results else "not kept"),
         ("stop", stop_hint),
     ]
-    print("\n".join(f"  {name:<8} {text}" for name, text in rows if text), flush=True)
+    with contextlib.suppress(OSError):  # a full disk behind stdout is no reason to stop
+        print("\n".join(f"  {name:<8} {text}" for name, text in rows if text), flush=True)
 
 
 OnChange = Callable[[tuple[str, ...], bool], bool]

@@ -6,6 +6,7 @@ TASKSTREAM_LOG_LEVEL is DEBUG and the failure is a defect of Taskstream itself.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -131,5 +132,6 @@ def guarded(command: Callable[[], object]) -> int:
 
 def _say(text: str, status: int) -> int:
     """One line on stderr, whatever ``text`` holds."""
-    click.echo("taskstream: " + " ".join(text.split()), err=True)
+    with contextlib.suppress(OSError):  # no place even for this line: the status says it
+        click.echo("taskstream: " + " ".join(text.split()), err=True)
     return status

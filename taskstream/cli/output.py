@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -20,8 +21,12 @@ def json_option(function: Function) -> Function:
 
 
 def note(text: str) -> None:
-    """One line about what the command does, on stderr, so that it never mixes with its output."""
-    click.echo(f"taskstream: {text}", err=True)
+    """One line about what the command does, on stderr, so that it never mixes with its output.
+
+    A line that has no place (stderr is a file on a full disk) is dropped: no worker stops for it.
+    """
+    with contextlib.suppress(OSError):
+        click.echo(f"taskstream: {text}", err=True)
 
 
 def print_json(value: object) -> None:
