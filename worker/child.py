@@ -11,13 +11,14 @@ monkey.patch_all()
 import signal  # noqa: E402  (everything below comes after patching, on purpose)
 import sys  # noqa: E402
 
-from .orders import read_options  # noqa: E402
+from .orders import IGNORED_SIGNALS, read_options  # noqa: E402
 from .process import main  # noqa: E402
 
 if __name__ == "__main__":
     for module in ("socket", "ssl", "threading", "select", "time"):
         assert monkey.is_module_patched(module), f"{module} was not patched"
-    # Only the supervisor listens to signals; Ctrl-C and systemd reach the whole group.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in IGNORED_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    # The supervisor blocked them, lest one comes earlier.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED_SIGNALS)
     main(read_options(int(sys.argv[1])))

@@ -50,7 +50,10 @@ POLL_S = 0.05
 
 
 class Queue(Protocol):
-    """The executor, as the reader needs it."""
+    """The executor, as the reader needs it. ``closed``: it starts nothing, because a suspect is to run alone."""
+
+    @property
+    def closed(self) -> bool: ...
 
     def put(self, job: Job) -> None: ...
 
@@ -92,6 +95,10 @@ class Consumer:
         self.membership: Membership | None = None
         self.takes_over = False
         """What a dead consumer held waits for room here, so nothing new is read until it has some."""
+        self.looked = False
+        """The recoverer has looked for what dead consumers left, which comes before anything new."""
+        self.suspect_at = min((max(1, one.settings.max_deliveries - 1) for one in subscription.all_handlers), default=1)
+        """Deaths from which on a message of this subscription may have to run alone."""
         self.state = STARTED if subscription.auto_start else STOPPED
         self.last_read = 0.0
         """Boottime (s) of the last read that the server answered."""
@@ -146,12 +153,14 @@ class Consumer:
         """Read nothing more; give back what has not started."""
         self._stopping = True
         self.state = STOPPED
+        self.acker.hurry()
         self._quiet()
 
     def _quiet(self) -> None:
         self.notice_room()
-        self.unblock()
+        # Before slots become free for it while the reader is waited for; what that still reads is not queued any more.
         self.give_back(self.around.queue.withdraw(self))
+        self.unblock()
 
     def give_back(self, jobs: list[Job]) -> None:
         """Jobs that were read and will not be started here."""
@@ -324,7 +333,7 @@ class Consumer:
         membership, slots, subscription = self.membership, self.around.slots, self.subscription
         if self.state != STARTED or self.around.paused is not None or boottime() < self._start_at:
             return 0
-        if membership is None or membership.lost or boottime() >= membership.deadline:
+        if membership is None or membership.lost or boottime() >= membership.deadline or not self.looked:
             return 0
         if len(membership.jobs) >= slots.total + UNCOMMITTED or slots.wanted or self.takes_over:
             return 0
@@ -336,6 +345,8 @@ class Consumer:
     @property
     def room(self) -> int:
         """How many messages of this subscription could start now."""
+        if self.around.queue.closed:
+            return 0
         free, limit = self.around.slots.free, self.subscription.concurrency
         return max(0, free if limit is None else min(free, limit - self.active))
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextvars
 import time
+from collections.abc import Callable
 
 import gevent
-from gevent.event import Event
 from gevent.lock import RLock
 from gevent.queue import SimpleQueue
 
@@ -20,7 +20,7 @@ from taskstream.logs import FieldLogger
 
 from . import outcomes
 from .clock import boottime
-from .consumer import STARTED, Consumer
+from .consumer import Consumer
 from .membership import Job
 from .table import Table
 
@@ -43,22 +43,30 @@ class Executor:
     """``concurrency`` lanes fed from one queue.
 
     ``table`` is where started messages are marked for the supervisor; ``keep`` says whether outcomes are kept.
+    ``on_most()`` is called once, when ``most`` messages have run; None calls it never.
     """
 
-    def __init__(self, concurrency: int, worker: str, table: Table, keep: bool) -> None:
+    def __init__(
+        self, concurrency: int, worker: str, table: Table, keep: bool, most: int | None, on_most: Callable[[], None]
+    ) -> None:
         self._queue: SimpleQueue[Job] = SimpleQueue()
         self._lanes = [Lane(index) for index in range(concurrency)]
         self._worker = worker
         self._table = table
         self._keep = keep
+        self._most = most
+        self._on_most = on_most
         self._known: dict[int, Known] = {}  # by identity: hashing a handler costs more than running a small one
         self._starting = RLock()
         self._timed = 0
-        # Closed while a suspect runs alone.
-        self._gate = Event()
-        self._gate.set()
         self._alone = RLock()
+        self._suspects: set[Job] = set()
+        """Those that wait for nothing else to run."""
+        self.closed = False
+        """A suspect runs alone, or waits for it: nothing else is started."""
         self.running = 0
+        self.ran = 0
+        """Messages that ran since the process started."""
 
     def start(self) -> None:
         """Start the lanes and the watchdog."""
@@ -72,7 +80,8 @@ class Executor:
 
     def withdraw(self, consumer: Consumer) -> list[Job]:
         """Take back what waits here for ``consumer``; what runs goes on."""
-        mine: list[Job] = []
+        mine: list[Job] = [job for job in self._suspects if job.membership.consumer is consumer]
+        self._suspects.difference_update(mine)
         others: list[Job] = []
         while not self._queue.empty():
             job = self._queue.get_nowait()
@@ -95,40 +104,33 @@ class Executor:
 
     def _run(self, lane: Lane) -> None:
         get = self._queue.get
-        gate = self._gate
         while True:
             job = get()
             if job.delivery.deaths and on_last_chance(job):
                 self._run_alone(lane, job)
-                continue
-            if not gate.is_set():
-                gate.wait()
-                if self._handed_back(job):
-                    continue
-            self._run_job(lane, job)
+            elif self.closed:
+                # Another process may have time for it; here it could wait as long as the longest message takes.
+                job.membership.consumer.give_back([job])
+            else:
+                self._run_job(lane, job)
 
     def _run_alone(self, lane: Lane, job: Job) -> None:
         """One more death would make it poison: with nothing beside it, so that only the guilty is found so."""
+        suspects, membership = self._suspects, job.membership
+        suspects.add(job)
         with self._alone:
-            self._gate.clear()
+            self.closed = True
             try:
                 # What has run and is not committed would run again, too.
-                acker = job.membership.consumer.acker
-                while (self.running or not acker.idle) and not job.membership.lost:
+                acker = membership.consumer.acker
+                while job in suspects and (self.running or not acker.idle) and not membership.lost:
                     gevent.sleep(0.01)
-                if not self._handed_back(job):
+                if job in suspects:
+                    suspects.remove(job)
                     self._run_job(lane, job)
             finally:
-                self._gate.set()
-
-    @staticmethod
-    def _handed_back(job: Job) -> bool:
-        """Give back a job that waited for its turn until its consumer was told to stop."""
-        consumer = job.membership.consumer
-        if consumer.state == STARTED:
-            return False
-        consumer.give_back([job])
-        return True
+                self.closed = False
+                membership.consumer.notice_room()
 
     def _run_job(self, lane: Lane, job: Job) -> None:
         membership = job.membership
@@ -144,7 +146,12 @@ class Executor:
         if settings.timeout is not None:
             lane.deadline = time.monotonic() + settings.timeout
             self._timed += 1
-        self._table.start(lane.index, membership.number, job.delivery.message.id)
+        limit = settings.hard_timeout
+        if limit is None:
+            self._table.start(lane.index, membership.number, job.delivery.message.id)
+        else:
+            deadline = time.monotonic() + limit
+            self._table.start(lane.index, membership.number, job.delivery.message.id, deadline, limit)
         job.started_ms = outcomes.now_ms()
         started = time.perf_counter()
         keep = self._keep
@@ -170,6 +177,9 @@ class Executor:
                 outcomes.fail(job, error, self._worker, keep)
         lane.job = None
         self.running -= 1
+        self.ran += 1
+        if self.ran == self._most:
+            self._on_most()
         if settings.timeout is not None:
             self._timed -= 1
         self._table.finish(lane.index)

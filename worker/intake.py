@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from taskstream.broker.group import Entry
-from taskstream.errors import InvalidMessage
+from taskstream.errors import InvalidMessage, TimeLimitExceeded
 from taskstream.message import Delivery, Message, from_fields
 from taskstream.results.base import Failure
 
@@ -38,6 +38,14 @@ def accept(consumer: Consumer, membership: Membership, entries: Sequence[Entry],
         if unreadable is not None:
             outcomes.bury_unreadable(job, entry.fields, unreadable, around.worker)
             around.log.error("Entry is no Taskstream message: dead letter", {**_about(job), "reason": unreadable})
+            acker.put(job)
+        elif entry.why and handler is not None:
+            outcomes.fail(job, TimeLimitExceeded(entry.why), around.worker, around.keep_results)
+            said = {**_about(job), "reason": entry.why}
+            if job.move == "r":
+                around.log.warning("FAILED, will be tried again", {**said, "retry.delay": job.delay_ms / 1000})
+            else:
+                around.log.error("FAILED", said)
             acker.put(job)
         elif not run:
             outcomes.give_back(job, started=False)

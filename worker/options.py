@@ -19,6 +19,8 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class PoolOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Options of ``taskstream worker``. ``grace`` and ``lease`` in seconds; None leaves it to the configuration.
 
+    A process is replaced once it has run ``max_tasks_per_process`` messages, or takes more memory than
+    ``max_memory_per_process`` (MB of resident memory); None sets no such limit.
     ``niceness`` is added to the processes' own (nice(2)): on a box that also serves requests, those go first.
     """
 
@@ -33,6 +35,8 @@ class PoolOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log_format: str | None = None
     grace: float = DEFAULT_GRACE_S
     lease: float = DEFAULT_LEASE_S
+    max_tasks_per_process: int | None = None
+    max_memory_per_process: int | None = None
     auto_start: bool = True
     niceness: int = 0
 

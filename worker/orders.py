@@ -1,31 +1,38 @@
 """The two pipes between a worker process and its supervisor: orders in, reports out, a line each.
 
-The first line in is the process' options. Orders: ``stop`` (cleanly) and ``now`` (give back and end). The
-end of the pipe means the supervisor died, which is an order to stop cleanly. Reports, as JSON: consumer
-names, readiness, a configuration that cannot work.
+The first line in is the process' options. Orders: ``stop`` (cleanly, within the grace time), ``drain`` (cleanly,
+however long it takes: another process has taken the place) and ``now`` (give back and end). The end of the pipe
+means the supervisor died, which is an order to stop cleanly. Reports, as JSON: consumer names, readiness, a
+configuration that cannot work, the wish to be replaced.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Callable
 
 import gevent
 import gevent.socket
 import msgspec
+from gevent.lock import RLock
 
 from .options import ProcessOptions
 
 STOP = b"stop\n"
+DRAIN = b"drain\n"
 NOW = b"now\n"
+
+IGNORED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Only the supervisor listens to signals; Ctrl-C and systemd reach the whole group."""
 
 
 class Report(msgspec.Struct, omit_defaults=True):
     """What a worker process tells its supervisor.
 
-    ``kind``: ``ready`` · ``config_error`` with ``text`` · ``begin`` and ``end`` of consumer ``consumer`` of
-    ``stream`` and ``group``, the process' membership ``number``, on broker ``url``.
+    ``kind``: ``ready`` · ``config_error`` with ``text`` · ``worn`` with the reason as ``text`` · ``begin`` and
+    ``end`` of consumer ``consumer`` of ``stream`` and ``group``, the process' membership ``number``, on broker ``url``.
     """
 
     kind: str
@@ -37,10 +44,19 @@ class Report(msgspec.Struct, omit_defaults=True):
     url: str = ""
 
 
+_sending = RLock()
+
+
 def send(fd: int, report: Report) -> None:
-    """Write one report; a supervisor that is gone hears nothing. Lines are shorter than PIPE_BUF, so whole."""
-    with contextlib.suppress(OSError):
-        os.write(fd, msgspec.json.encode(report) + b"\n")
+    """Write one report; a supervisor that is gone hears nothing, one that is stopped holds up only the caller."""
+    line = msgspec.json.encode(report) + b"\n"
+    with _sending, contextlib.suppress(OSError):
+        os.set_blocking(fd, False)
+        while line:
+            try:
+                line = line[os.write(fd, line) :]
+            except BlockingIOError:
+                gevent.socket.wait_write(fd)
 
 
 def read_options(fd: int) -> ProcessOptions:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -16,6 +16,7 @@ from taskstream.app.location import describe
 from taskstream.broker import Broker
 from taskstream.broker.group import Renewal
 from taskstream.errors import ConfigError, TaskstreamError
+from taskstream.handler import Subscription
 
 from . import orders
 from .acker import Acker
@@ -64,6 +65,8 @@ class WorkerProcess:
         self._bridging = RLock()
         self._stop = Event()
         self._now = Event()
+        self._grace_ends: float | None = None
+        """Boottime (s), None until told to stop; one that is only to drain may take as long as it needs."""
         self._state = "running"
 
     def run(self) -> int:
@@ -108,7 +111,10 @@ class WorkerProcess:
         self._keeper = Keeper(self._store, self._on_paused) if self._store is not None else None
         table = Table(self._options.table_fd, pool.concurrency)
         self._leases = LeaseKeeper(loaded.broker_url, pool.lease, table.beat, self._on_renewal)
-        self._executor = Executor(pool.concurrency, self._options.name, table, keep)
+        table.limit(shortest_limit(loaded.subscriptions))
+        self._executor = Executor(
+            pool.concurrency, self._options.name, table, keep, pool.max_tasks_per_process, self._on_most
+        )
         self._around = Surroundings(
             broker=self._broker,
             slots=self._slots,
@@ -194,6 +200,10 @@ class WorkerProcess:
             ),
         )
 
+    def _on_most(self) -> None:
+        report = orders.Report("worn", f"has run {self._executor.ran} messages")
+        gevent.spawn(orders.send, self._options.reports_fd, report)
+
     def _on_renewal(self, membership: Membership, renewal: Renewal | Exception) -> None:
         if isinstance(renewal, Exception):
             self._log.error("Lease cannot be renewed, trying on", membership.consumer.fields(), exc=renewal)
@@ -221,17 +231,22 @@ class WorkerProcess:
     # -- the end -----------------------------------------------------------------------------------------
 
     def _on_order(self, order: bytes) -> None:
+        if order != orders.DRAIN and self._grace_ends is None:
+            self._grace_ends = boottime() + self._pool.grace
         self._stop.set()
         if order == orders.NOW:
             self._now.set()
 
+    @property
+    def _out_of_time(self) -> bool:
+        return self._now.is_set() or (self._grace_ends is not None and boottime() >= self._grace_ends)
+
     def _finish(self) -> int:
-        """Read nothing more, finish what runs, give back the rest, leave no trace; within the grace time."""
+        """Read nothing more, finish what runs, give back the rest, leave no trace; within the grace time, if any."""
         self._state = "stopping"
         self._log.info("Worker stops", {"worker": self._options.name, "running": self._executor.running})
         gevent.joinall([gevent.spawn(consumer.stop) for consumer in self._consumers], timeout=FINISH_S)
-        grace_ends = boottime() + self._pool.grace
-        while self._executor.running and boottime() < grace_ends and not self._now.is_set():
+        while self._executor.running and not self._out_of_time:
             self._now.wait(0.02)
         forced = self._executor.running_jobs()
         if forced:
@@ -243,22 +258,23 @@ class WorkerProcess:
             for job in self._executor.running_jobs():
                 give_back(job, started=True)
                 job.membership.consumer.acker.put(job)
-        left = self._last_commits(grace_ends)
+        left = self._last_commits()
         self._leases.stop()
         self._leave()
         self._log.info("Worker stopped", {"worker": self._options.name})
         return EXIT_FORCED if forced or left else EXIT_OK
 
-    def _last_commits(self, grace_ends: float) -> int:
+    def _last_commits(self) -> int:
         """Wait until what has ended is committed; for a disk that takes no results, until the grace time ends.
 
         Returns how many messages are left behind.
         """
-        deadline = boottime() + FINISH_S
+        deadline = None
         while not all(consumer.acker.idle for consumer in self._consumers):
-            patient = self._around.paused is not None and not self._now.is_set()
-            if boottime() >= (max(deadline, grace_ends) if patient else deadline):
-                break
+            if self._grace_ends is not None:
+                deadline = deadline or boottime() + FINISH_S
+                if self._out_of_time if self._around.paused is not None else boottime() >= deadline:
+                    break
             gevent.sleep(0.005)
         left = sum(consumer.held for consumer in self._consumers)
         if left:
@@ -278,6 +294,12 @@ class WorkerProcess:
             self._bridge.close(1.0)
         if self._keeper is not None:
             self._keeper.close(CLOSE_S)
+
+
+def shortest_limit(subscriptions: Sequence[Subscription]) -> float:
+    """The shortest ``hard_timeout`` (s) of all handlers, 0.0 if none has one."""
+    limits = [handler.settings.hard_timeout for one in subscriptions for handler in one.all_handlers]
+    return min((limit for limit in limits if limit is not None), default=0.0)
 
 
 def main(options: ProcessOptions) -> None:

@@ -87,8 +87,12 @@ class Recoverer:
                         if passing(error):
                             self._link.close()
                         self._log.debug("Sweep failed", {**consumer.fields(), "error": error})
+                    if not consumer.looked:
+                        # However that went: a restarted process is not to wait for ever.
+                        consumer.looked = True
+                        consumer.notice_room()
                 consumer.takes_over = found is None
-                more |= bool(found)
+                more |= bool(found) or not consumer.looked
             self._wait(AGAIN_S if more else SWEEP_S)
 
     def _wait(self, seconds: float) -> None:
@@ -121,7 +125,7 @@ class Recoverer:
                 return None
             # The reader must not come across what was claimed before it is known here.
             with membership.receiving:
-                claimed = membership.group.claim(self._link.call, victim, score, count)
+                claimed = membership.group.claim(self._link.call, victim, score, count, consumer.suspect_at)
                 if claimed.mine_ran_out or membership.lost:
                     return False
                 if claimed.entries:

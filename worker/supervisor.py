@@ -1,36 +1,33 @@
-"""The pool: starts worker processes, restarts dead ones with backoff, stops them cleanly, speaks for the dead.
+"""The pool: starts worker processes, restarts dead ones with backoff, replaces worn ones, stops them cleanly.
 
 It runs no code of the application and is not patched by gevent. Signals reach only this process; its children
-take orders over a pipe. When a child dies it counts what had started there and gives its leases up at once;
-when a living child cannot renew by itself, it renews for it.
+take orders over a pipe. When a child dies it counts what had started there and gives its leases up at once; when a
+living child cannot renew by itself, it renews for it; a child whose message runs longer than its hard time limit is
+killed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import platform
 import selectors
 import signal
 import socket
-import subprocess
 import sys
+import time
 from types import FrameType
-from typing import IO
 
-import msgspec
 import redis
 
 from taskstream import logs
-from taskstream.broker.group import ConsumerGroup
-from taskstream.connection import Profile
-from taskstream.errors import ConfigError
-from taskstream.link import Link
 
-from . import orders, table
-from .backoff import Backoff
+from . import orders
 from .clock import boottime
-from .options import PoolOptions, ProcessOptions
+from .options import PoolOptions
+from .releases import Releases
+from .spawned import Child, how_it_ended, is_running
 
 HEALTHY_S = 30.0
 """A process that lived this long starts its backoff over when it dies."""
@@ -38,8 +35,12 @@ HEALTHY_S = 30.0
 KILL_MARGIN_S = 12.0
 """How much longer than its grace a stopping child may take before it is killed."""
 
+RELEASE_S = 3.0
+"""How long the end of a pool waits for a broker that does not answer."""
+
 TICK_S = 1.0
-RELEASE_TRIES = 3
+WEIGH_S = 1.0
+MB = 1_000_000
 
 EXIT_OK = 0
 EXIT_FORCED = 1
@@ -48,120 +49,30 @@ EXIT_CONFIG = 2
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Child:
-    """One worker process and what it told."""
-
-    def __init__(self, index: int, name: str) -> None:
-        self.index = index
-        self.name = name
-        self.backoff = Backoff(0.2, 30.0)
-        self.process: subprocess.Popen[bytes] | None = None
-        self.started_at = 0.0
-        self.start_at = 0.0
-        self.groups: dict[int, tuple[str, ConsumerGroup]] = {}
-        self.table: table.Table | None = None
-        self.config_error: str | None = None
-        self.ready = False
-        self._file: IO[bytes] | None = None
-        self._orders_fd = -1
-        self.reports_fd = -1
-        self._rest = b""
-
-    def start(self, pool: PoolOptions) -> None:
-        """Start the process with fresh pipes and table."""
-        orders_read, self._orders_fd = os.pipe()
-        self.reports_fd, reports_write = os.pipe()
-        os.set_blocking(self.reports_fd, False)
-        self._file = table.create(pool.concurrency)
-        self.table = table.Table(self._file.fileno(), pool.concurrency)
-        inherited = (orders_read, reports_write, self._file.fileno())
-        options = ProcessOptions(pool, self.name, self.index, *inherited)
-        self._rest = b""
-        self.groups = {}
-        self.config_error = None
-        self.ready = False
-        try:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "taskstream_worker.child", str(orders_read), self.name],
-                stdin=subprocess.DEVNULL,
-                pass_fds=inherited,
-            )
-        finally:
-            os.close(orders_read)
-            os.close(reports_write)
-        # Over the pipe, because the URLs in them may hold passwords and anyone can read a command line.
-        self.order(msgspec.json.encode(options) + b"\n")
-        self.started_at = boottime()
-
-    def order(self, order: bytes) -> None:
-        """Send an order; a child that is gone hears nothing."""
-        with contextlib.suppress(OSError):
-            os.write(self._orders_fd, order)
-
-    def read_reports(self, lease_ms: int) -> None:
-        """Take in what the child has told since."""
-        while True:
-            try:
-                data = os.read(self.reports_fd, 65536)
-            except BlockingIOError:
-                return
-            if not data:
-                return
-            *lines, self._rest = (self._rest + data).split(b"\n")
-            for line in lines:
-                self._hear(msgspec.json.decode(line, type=orders.Report), lease_ms)
-
-    def _hear(self, report: orders.Report, lease_ms: int) -> None:
-        if report.kind == "begin":
-            self.groups[report.number] = (
-                report.url,
-                ConsumerGroup(report.stream, report.group, report.consumer, lease_ms),
-            )
-        elif report.kind == "end":
-            self.groups.pop(report.number, None)
-        elif report.kind == "ready":
-            self.ready = True
-        elif report.kind == "config_error":
-            self.config_error = report.text
-
-    def started_by_group(self) -> dict[int, list[str]]:
-        """Ids of the messages that had started, by membership number."""
-        found: dict[int, list[str]] = {}
-        if self.table is not None:
-            for number, message_id in self.table.started():
-                found.setdefault(number, []).append(message_id)
-        return found
-
-    def forget(self) -> None:
-        """Close what belonged to the dead process."""
-        for fd in (self._orders_fd, self.reports_fd):
-            os.close(fd)
-        self._orders_fd = self.reports_fd = -1
-        if self.table is not None:
-            self.table.close()
-        if self._file is not None:
-            self._file.close()
-        self.table = self._file = self.process = None
-        self.groups = {}
-
-
 class Supervisor:
     """Runs a pool until it is told to stop."""
 
     def __init__(self, options: PoolOptions) -> None:
         self._options = options
         self._lease_ms = int(options.lease * 1000)
-        count = options.processes or os.cpu_count() or 1
-        name = options.name or platform.node() or "worker"
-        self._children = [Child(index, f"{name}.{os.getpid()}.{index}") for index in range(1, count + 1)]
+        # Often enough to renew in time for a child that cannot.
+        self._tick = min(TICK_S, options.lease / 4)
+        self._log = logs.engine_logger("supervisor")
+        self._count = options.processes or os.cpu_count() or 1
+        self._name = f"{options.name or platform.node() or 'worker'}.{os.getpid()}"
+        self._children = [self._child(index) for index in range(1, self._count + 1)]
+        self._releases = Releases(self._log)
+        self._overdue_at = math.inf
+        self._weigh_at = 0.0
         self._stopping: float | None = None
         self._signals = 0
         self._forced = False
         self._config_error: str | None = None
         self._was_ready = False
-        self._links: dict[str, Link] = {}
         self._selector = selectors.DefaultSelector()
-        self._log = logs.engine_logger("supervisor")
+
+    def _child(self, index: int) -> Child:
+        return Child(index, f"{self._name}.{index}", self._log)
 
     def run(self) -> int:
         """Supervise; return the exit status: 0 stopped cleanly, 1 something was interrupted, 2 configuration."""
@@ -189,7 +100,8 @@ class Supervisor:
             wake_read.close()
             wake_write.close()
         if self._config_error is not None:
-            print(f"taskstream: {self._config_error}", file=sys.stderr)
+            with contextlib.suppress(OSError):
+                print(f"taskstream: {self._config_error}", file=sys.stderr)
             return EXIT_CONFIG
         return EXIT_FORCED if self._forced else EXIT_OK
 
@@ -204,10 +116,14 @@ class Supervisor:
                 self._ask_to_stop(asked)
             self._reap()
             if self._stopping is not None and all(child.process is None for child in self._children):
+                self._releases.finish(RELEASE_S)
                 return
             self._start_due()
-            self._renew_for_hung()
             self._kill_overdue()
+            self._replace_worn()
+            self._releases.turn()
+            self._renew_for_hung()
+            self._kill_unstoppable()
             for key, _ in self._selector.select(self._pause()):
                 if key.fileobj is wake:
                     with contextlib.suppress(BlockingIOError):
@@ -217,8 +133,14 @@ class Supervisor:
                     self._was_ready |= key.data.ready
 
     def _pause(self) -> float:
-        due = [child.start_at - boottime() for child in self._children if child.process is None]
-        return max(0.0, min([TICK_S if self._stopping is None else 0.2, *due]))
+        now = boottime()
+        pauses = [self._tick if self._stopping is None else min(self._tick, 0.2)]
+        pauses.append(self._overdue_at - time.monotonic())
+        if self._stopping is None:
+            pauses += [child.start_at - now for child in self._children if child.process is None]
+        if self._releases.next is not None:
+            pauses.append(self._releases.next - now)
+        return max(0.0, min(pauses))
 
     def _ask_to_stop(self, asked: int) -> None:
         if self._stopping is None:
@@ -243,41 +165,124 @@ class Supervisor:
                 self._selector.register(child.reports_fd, selectors.EVENT_READ, child)
 
     def _reap(self) -> None:
-        for child in self._children:
+        for child in list(self._children):
             process = child.process
             if process is None or process.poll() is None:
                 continue
             child.read_reports(self._lease_ms)
             self._selector.unregister(child.reports_fd)
-            status = process.returncode
-            if child.config_error is not None and not self._was_ready:
-                self._config_error = child.config_error
-            elif child.config_error is not None:
-                # The code was changed under a running pool: it goes on when the code works again.
-                self._log.error("Worker process cannot start", {"worker": child.name, "reason": child.config_error})
-            elif self._stopping is None or status not in (EXIT_OK, EXIT_FORCED):
-                self._log.error("Worker process died", {"worker": child.name, "pid": process.pid, "status": status})
-            self._forced |= self._stopping is not None and status != EXIT_OK
-            self._speak_for_dead(child)
+            self._forced |= self._stopping is not None and process.returncode != EXIT_OK
+            killed = child.timed_out is not None and process.returncode == -signal.SIGKILL
             if boottime() - child.started_at > HEALTHY_S:
                 child.backoff.reset()
-            child.start_at = boottime() + child.backoff.next()
+            # What was killed for its message, or has its successor already, is no sign of anything broken.
+            pause = 0.0 if killed or child.successor is not None else child.backoff.next()
+            child.start_at = boottime() + pause
+            self._tell_end(child, process.returncode, pause, killed)
+            self._speak_for_dead(child, killed)
             child.forget()
+            if child.successor is not None:
+                self._children.remove(child)
 
-    def _speak_for_dead(self, child: Child) -> None:
-        """Give its leases up at once, so that nobody waits for them to run out, and count what had started."""
-        started = child.started_by_group()
+    def _tell_end(self, child: Child, status: int, pause: float, killed: bool) -> None:
+        """One line for each end that nobody asked for."""
+        said: dict[str, object] = {"worker": child.name}
+        if self._stopping is None and child.successor is None:
+            said["next_start_s"] = round(pause, 1)
+        if child.config_error is not None and not self._was_ready:
+            self._config_error = child.config_error
+        elif child.config_error is not None:
+            # The code was changed under a running pool: it goes on when the code works again.
+            self._log.error("Worker process cannot start", {**said, "reason": child.config_error})
+        elif child.draining and status == EXIT_OK:
+            self._log.info("Worker process has ended, replaced", said)
+        elif not killed and (self._stopping is None or status not in (EXIT_OK, EXIT_FORCED)):
+            assert child.process is not None
+            said = {"worker": child.name, "pid": child.process.pid, "status": how_it_ended(status), **said}
+            self._log.error("Worker process died", said)
+
+    def _speak_for_dead(self, child: Child, killed: bool) -> None:
+        """Give its leases up, so that nobody waits for them to run out, and count what had started."""
+        started: dict[int, dict[str, str]] = {}
+        for one in child.started():
+            # One that ended just before the process was killed for it is not here any more, and nobody is to blame.
+            if not killed:
+                started.setdefault(one.membership, {})[one.message_id] = ""
+            elif one.overdue(child.timed_out or 0.0):
+                why = f"ran longer than its hard_timeout of {one.hard_timeout:g} s"
+                started.setdefault(one.membership, {})[one.message_id] = why
         for number, (url, group) in child.groups.items():
-            for attempt in range(RELEASE_TRIES):
-                link = self._link(url)
-                try:
-                    group.release(link.call, dict.fromkeys(started.get(number, ()), ""))
-                    break
-                except (redis.RedisError, OSError, ConfigError) as error:
-                    link.close()
-                    if attempt == RELEASE_TRIES - 1:
-                        # Its lease runs out by itself; then every message it held counts as started.
-                        self._log.warning("Lease cannot be given up", {"worker": child.name, "error": error})
+            self._releases.add(child.name, url, group, started.get(number, {}))
+
+    # -- time limits -------------------------------------------------------------------------------------
+
+    def _kill_overdue(self) -> None:
+        """End the processes whose message has run longer than its hard time limit."""
+        now = time.monotonic()
+        self._overdue_at = math.inf
+        for child in self._children:
+            if child.process is None or child.table is None or child.timed_out is not None:
+                continue
+            shortest = child.table.shortest_limit()
+            if not shortest:
+                continue
+            limited = [one for one in child.started() if one.deadline]
+            overdue = [one for one in limited if one.overdue(now)]
+            if overdue:
+                said = {"worker": child.name, "pid": child.process.pid, "message.id": overdue[0].message_id}
+                said |= {"hard_timeout": overdue[0].hard_timeout, "count": len(overdue)}
+                self._log.error("Message ran longer than its hard_timeout, replacing its worker process", said)
+                child.timed_out = now
+                child.process.kill()
+            else:
+                # What starts after this look cannot be due before the shortest limit has passed.
+                self._overdue_at = min(self._overdue_at, now + shortest, *(one.deadline for one in limited))
+
+    # -- replacing what is worn --------------------------------------------------------------------------
+
+    def _replace_worn(self) -> None:
+        """One at a time: its successor is started, and it drains only when that one is ready."""
+        if self._stopping is not None:
+            return
+        for child in self._children:
+            successor = child.successor
+            if successor is not None and successor.ready and child.process is not None and not child.draining:
+                child.draining = True
+                child.order(orders.DRAIN)
+        if any(child.successor is not None and not child.draining for child in self._children):
+            return
+        self._weigh()
+        # Those with long messages drain for long; so many at a time at most.
+        if sum(child.draining for child in self._children) >= self._count:
+            return
+        for child in self._children:
+            if child.worn is not None and child.successor is None and child.process is not None:
+                taken = {other.index for other in self._children}
+                child.successor = self._child(min(set(range(1, len(taken) + 2)) - taken))
+                self._children.append(child.successor)
+                said = {"worker": child.name, "reason": child.worn, "by": child.successor.name}
+                self._log.info("Worker process is replaced", said)
+                return
+
+    def _weigh(self) -> None:
+        most = self._options.max_memory_per_process
+        if most is None or boottime() < self._weigh_at:
+            return
+        self._weigh_at = boottime() + WEIGH_S
+        for child in self._children:
+            if not child.ready or child.worn is not None:
+                continue
+            rss = child.rss()
+            if child.first_rss is None:
+                child.first_rss = rss
+                if rss >= most * MB:
+                    self._log.warning(
+                        "Worker process takes more than --max-memory-per-process before it has run anything: "
+                        "it is not replaced for that",
+                        {"worker": child.name, "mb": rss // MB},
+                    )
+            elif rss >= most * MB > child.first_rss:
+                child.worn = f"takes {rss // MB} MB of memory"
 
     def _renew_for_hung(self) -> None:
         """A child whose heartbeat is stale although it lives, and is not stopped, is busy in C code."""
@@ -288,34 +293,16 @@ class Supervisor:
             if boottime() - child.table.last_beat() < stale or not is_running(child.process.pid):
                 continue
             for url, group in child.groups.values():
-                link = self._link(url)
+                link = self._releases.link(url)
                 try:
                     group.renew(link.call)
                 except (redis.RedisError, OSError):
                     link.close()
 
-    def _kill_overdue(self) -> None:
+    def _kill_unstoppable(self) -> None:
         if self._stopping is None or boottime() < self._stopping + self._options.grace + KILL_MARGIN_S:
             return
         for child in self._children:
             if child.process is not None:
                 self._log.error("Worker process does not stop, killing it", {"worker": child.name})
                 child.process.kill()
-
-    def _link(self, url: str) -> Link:
-        if url not in self._links:
-            self._links[url] = Link(url, Profile(socket_timeout=1.0, connect_timeout=1.0))
-        return self._links[url]
-
-
-def is_running(pid: int) -> bool:
-    """Whether the process can run: not stopped, traced, dead or a zombie (proc(5), state in /proc/PID/stat)."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            state = file.read().rpartition(b") ")[2][:1]
-    except FileNotFoundError:
-        # No /proc on this system: a child that is not reaped counts as running.
-        return not os.path.isdir("/proc")
-    except OSError:
-        return False
-    return state not in b"TtZX"

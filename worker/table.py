@@ -1,8 +1,9 @@
-"""The table a worker process shares with its supervisor: its last heartbeat and which messages have started.
+"""The table a worker process shares with its supervisor: its heartbeat, what has started, and until when it may run.
 
 It is a memory map of an anonymous file, so that it survives the process: the supervisor reads from it what
-a dead process was running. No full disk can touch it. Each side only ever writes or reads; a torn read costs
-one wrong count at worst.
+a dead process was running. No full disk can touch it. Only the worker process writes. A slot's number goes
+first when it is freed and comes last when it is filled, and the reader compares two looks, so that nobody is blamed
+for, or killed over, one half of a message and one half of the next.
 """
 
 from __future__ import annotations
@@ -13,17 +14,32 @@ import os
 import struct
 import tempfile
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, NamedTuple
 
+_HEAD = struct.Struct("<dd")  # last heartbeat, shortest hard_timeout of all handlers or 0
 _BEAT = struct.Struct("<d")
 _ID_SIZE = 128
-_SLOT = struct.Struct(f"<IB{_ID_SIZE}s")  # membership number + 1, length of the id, the id
-_NUMBER = struct.Struct("<I")
+_NUMBER = struct.Struct("<I")  # membership number + 1, 0 while the slot is free
+_BODY = struct.Struct(f"<ddB{_ID_SIZE}s")  # deadline or 0, hard_timeout, length of the id, the id
+_SLOT = _NUMBER.size + _BODY.size
+
+
+class Started(NamedTuple):
+    """A message that has started. ``deadline`` on CLOCK_MONOTONIC (s), 0.0 without a ``hard_timeout`` (s)."""
+
+    membership: int
+    message_id: str
+    deadline: float = 0.0
+    hard_timeout: float = 0.0
+
+    def overdue(self, now: float) -> bool:
+        """Whether it has run longer than it may, at monotonic ``now`` (s)."""
+        return 0.0 < self.deadline <= now
 
 
 def create(slots: int) -> IO[bytes]:
     """An anonymous file for ``slots`` messages at once; its descriptor is inherited by the worker process."""
-    size = _BEAT.size + slots * _SLOT.size
+    size = _HEAD.size + slots * _SLOT
     if hasattr(os, "memfd_create"):
         # It lives as long as its child.
         file: IO[bytes] = open(os.memfd_create("taskstream"), "r+b", buffering=0)  # noqa: SIM115
@@ -40,7 +56,7 @@ class Table:
     """A mapped table."""
 
     def __init__(self, fd: int, slots: int) -> None:
-        self._map = mmap.mmap(fd, _BEAT.size + slots * _SLOT.size)
+        self._map = mmap.mmap(fd, _HEAD.size + slots * _SLOT)
         self._slots = slots
 
     def beat(self, now: float) -> None:
@@ -51,21 +67,38 @@ class Table:
         """Boottime (s) of the last heartbeat, 0.0 before the first."""
         return float(_BEAT.unpack_from(self._map, 0)[0])
 
-    def start(self, slot: int, membership: int, message_id: str) -> None:
+    def limit(self, shortest: float) -> None:
+        """Say what the shortest ``hard_timeout`` (s) of all handlers is, 0.0 if none has one."""
+        _BEAT.pack_into(self._map, _BEAT.size, shortest)
+
+    def shortest_limit(self) -> float:
+        """The shortest ``hard_timeout`` (s) any message here can have, 0.0 if none has one."""
+        return float(_BEAT.unpack_from(self._map, _BEAT.size)[0])
+
+    def start(self, slot: int, membership: int, message_id: str, deadline: float = 0.0, limit: float = 0.0) -> None:
         """Mark ``message_id`` as started in ``slot``, under the process' membership number ``membership``."""
         raw = message_id.encode()
-        _SLOT.pack_into(self._map, _BEAT.size + slot * _SLOT.size, membership + 1, min(len(raw), _ID_SIZE), raw)
+        at = _HEAD.size + slot * _SLOT
+        _BODY.pack_into(self._map, at + _NUMBER.size, deadline, limit, min(len(raw), _ID_SIZE), raw)
+        _NUMBER.pack_into(self._map, at, membership + 1)
 
     def finish(self, slot: int) -> None:
         """Mark ``slot`` as free."""
-        _NUMBER.pack_into(self._map, _BEAT.size + slot * _SLOT.size, 0)
+        _NUMBER.pack_into(self._map, _HEAD.size + slot * _SLOT, 0)
 
-    def started(self) -> Iterator[tuple[int, str]]:
-        """(membership number, message id) of every started message."""
-        for slot in range(self._slots):
-            number, length, raw = _SLOT.unpack_from(self._map, _BEAT.size + slot * _SLOT.size)
+    def started(self) -> Iterator[Started]:
+        """Every started message. One that starts or ends while it is looked at is left out."""
+        for at in range(_HEAD.size, _HEAD.size + self._slots * _SLOT, _SLOT):
+            number = _NUMBER.unpack_from(self._map, at)[0]
+            if not number:
+                continue
+            seen = self._map[at : at + _SLOT]
+            if seen != self._map[at : at + _SLOT]:
+                continue
+            deadline, limit, length, raw = _BODY.unpack_from(seen, _NUMBER.size)
+            number = _NUMBER.unpack_from(seen)[0]
             if number:
-                yield number - 1, raw[:length].decode(errors="replace")
+                yield Started(number - 1, raw[:length].decode(errors="replace"), deadline, limit)
 
     def close(self) -> None:
         """Unmap."""

@@ -152,7 +152,7 @@ def test_a_process_stopped_past_its_lease_changes_nothing_when_it_wakes(jobs: Jo
     assert jobs.found(one) == outcome
     jobs.settled()
     eventually(lambda: "Lease lost" in asleep.output)
-    assert jobs.state.consumers == 1
+    eventually(lambda: jobs.state.consumers == 1)
 
 
 def test_what_retries_while_asleep_is_retried_once(jobs: Jobs) -> None:

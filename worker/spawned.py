@@ -1,0 +1,183 @@
+"""One worker process as its supervisor sees it: starts it, gives it orders, takes in what it tells, reads its table.
+
+It decides nothing: when to start, stop or kill is the supervisor's business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from typing import IO
+
+import msgspec
+import psutil
+
+from taskstream.broker.group import ConsumerGroup
+from taskstream.logs import FieldLogger
+
+from . import orders, table
+from .backoff import Backoff
+from .clock import boottime
+from .options import PoolOptions, ProcessOptions
+
+MAX_REPORT = 64 * 1024
+"""Bytes of a report. Names have 200 letters at most and a URL is some more; what is longer is nonsense."""
+
+
+class Child:
+    """One worker process and what it told.
+
+    ``successor`` is the one that takes its place, and ``draining`` says that it has: this one finishes what it runs.
+    ``worn`` is why it asked to be replaced. ``timed_out`` is when (monotonic, s) it was killed for a message that ran
+    too long.
+    """
+
+    def __init__(self, index: int, name: str, log: FieldLogger) -> None:
+        self.index = index
+        self.name = name
+        self.backoff = Backoff(0.2, 30.0)
+        self.process: subprocess.Popen[bytes] | None = None
+        self.started_at = 0.0
+        self.start_at = 0.0
+        self.groups: dict[int, tuple[str, ConsumerGroup]] = {}
+        self.table: table.Table | None = None
+        self.config_error: str | None = None
+        self.ready = False
+        self.worn: str | None = None
+        self.successor: Child | None = None
+        self.draining = False
+        self.timed_out: float | None = None
+        self.first_rss: int | None = None
+        self.reports_fd = -1
+        self._log = log
+        self._file: IO[bytes] | None = None
+        self._orders_fd = -1
+        self._rest = b""
+
+    def start(self, pool: PoolOptions) -> None:
+        """Start the process with fresh pipes and table. Raises OSError, with nothing left of the attempt."""
+        self._rest = b""
+        self.config_error = self.worn = self.timed_out = self.first_rss = None
+        self.ready = False
+        theirs: list[int] = []
+        try:
+            orders_read, self._orders_fd = os.pipe()
+            theirs.append(orders_read)
+            self.reports_fd, reports_write = os.pipe()
+            theirs.append(reports_write)
+            os.set_blocking(self.reports_fd, False)
+            self._file = table.create(pool.concurrency)
+            self.table = table.Table(self._file.fileno(), pool.concurrency)
+            inherited = (orders_read, reports_write, self._file.fileno())
+            # A Ctrl-C that comes before the process knows that it ignores those would end it.
+            old = signal.pthread_sigmask(signal.SIG_BLOCK, orders.IGNORED_SIGNALS)
+            try:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-m", "taskstream_worker.child", str(orders_read), self.name],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=inherited,
+                )
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, old)
+        except BaseException:
+            self.forget()
+            raise
+        finally:
+            for fd in theirs:
+                os.close(fd)
+        # Over the pipe, because the URLs in them may hold passwords and anyone can read a command line.
+        self.order(msgspec.json.encode(ProcessOptions(pool, self.name, self.index, *inherited)) + b"\n")
+        self.started_at = boottime()
+
+    def order(self, order: bytes) -> None:
+        """Send an order; a child that is gone hears nothing."""
+        with contextlib.suppress(OSError):
+            while order:  # a signal may cut one short that is longer than the pipe
+                order = order[os.write(self._orders_fd, order) :]
+
+    def read_reports(self, lease_ms: int) -> None:
+        """Take in what the child has told since."""
+        while True:
+            try:
+                data = os.read(self.reports_fd, 65536)
+            except BlockingIOError:
+                return
+            if not data:
+                return
+            *lines, self._rest = (self._rest + data).split(b"\n")
+            if len(self._rest) > MAX_REPORT:
+                lines.append(self._rest)
+                self._rest = b""
+            for line in lines:
+                try:
+                    report = msgspec.json.decode(line, type=orders.Report)
+                except (msgspec.DecodeError, UnicodeDecodeError):
+                    # Code of the application wrote to a descriptor that is not its own.
+                    self._log.warning("Worker process told nonsense", {"worker": self.name, "text": repr(line[:80])})
+                else:
+                    self._hear(report, lease_ms)
+
+    def _hear(self, report: orders.Report, lease_ms: int) -> None:
+        if report.kind == "begin":
+            self.groups[report.number] = (
+                report.url,
+                ConsumerGroup(report.stream, report.group, report.consumer, lease_ms),
+            )
+        elif report.kind == "end":
+            self.groups.pop(report.number, None)
+        elif report.kind == "ready":
+            self.ready = True
+        elif report.kind == "worn":
+            self.worn = report.text
+        elif report.kind == "config_error":
+            self.config_error = report.text
+
+    def started(self) -> list[table.Started]:
+        """The messages that had started and not ended."""
+        return list(self.table.started()) if self.table is not None else []
+
+    def rss(self) -> int:
+        """Bytes of memory the process has resident, 0 if it is gone."""
+        try:
+            return int(psutil.Process(self.process.pid).memory_info().rss) if self.process is not None else 0
+        except (psutil.Error, OSError):
+            return 0
+
+    def forget(self) -> None:
+        """Close what belonged to the dead process."""
+        for fd in (self._orders_fd, self.reports_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._orders_fd = self.reports_fd = -1
+        if self.table is not None:
+            self.table.close()
+        if self._file is not None:
+            self._file.close()
+        self.table = self._file = self.process = None
+        self.groups = {}
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process can run: not stopped, traced, dead or a zombie (proc(5), state in /proc/PID/stat)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            state = file.read().rpartition(b") ")[2][:1]
+    except (FileNotFoundError, ProcessLookupError):
+        # No /proc on this system: a child that is not reaped counts as running.
+        return not os.path.isdir("/proc")
+    except OSError:
+        return True  # no descriptor left to look with, perhaps: that must not cost the child its lease
+    return state not in b"TtZX"
+
+
+def how_it_ended(status: int) -> str:
+    """A process' end in words: ``status 7``, ``SIGKILL``."""
+    if status >= 0:
+        return f"status {status}"
+    try:
+        return signal.Signals(-status).name
+    except ValueError:
+        return f"signal {-status}"
