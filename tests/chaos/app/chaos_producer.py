@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from chaos_tasks import app, late, poison, send_once, work
+from chaos_tasks import app, late, poison, work
 from chaos_tasks_new import first as first_stage
 
 from taskstream import BrokerUnavailable
@@ -92,7 +92,7 @@ class Producer:
         message_id = new_id()
         while True:
             try:
-                send_once(call.task, call.args, message_id)
+                call.task.apply_async(call.args, task_id=message_id)
                 return f"accepted {number} {kind} {message_id}"
             except BrokerUnavailable:
                 time.sleep(0.05)

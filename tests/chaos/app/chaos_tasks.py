@@ -7,8 +7,7 @@ from pathlib import Path
 
 from chaos_effects import BEGIN, END, FAIL, leave
 
-from taskstream import Task, Taskstream
-from taskstream.message import Message
+from taskstream import Taskstream
 
 app = Taskstream("chaos", results="file://results")  # the run names another place in TASKSTREAM_RESULTS
 MARKS = Path(__file__).with_name("marks")
@@ -44,12 +43,6 @@ def poison(number: int) -> int:
     leave(BEGIN, number)
     os.kill(os.getpid(), signal.SIGKILL)
     return number
-
-
-def send_once(task: Task, arguments: tuple, message_id: str) -> None:
-    """Send a call as message ``message_id``, unless one of that id was sent before."""
-    message = task.message(arguments, {})
-    app.broker.publish_once(task.queue, Message(message_id, message.name, message.body), message_id)
 
 
 def fail_once(number: int) -> None:

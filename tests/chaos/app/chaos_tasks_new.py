@@ -1,7 +1,7 @@
 """The new release: two tasks more, and a queue that pools of the old release do not know."""
 
 from chaos_effects import BEGIN, END, FAIL, leave
-from chaos_tasks import app, send_once
+from chaos_tasks import app
 
 from taskstream import BrokerUnavailable
 
@@ -14,7 +14,7 @@ def first(number: int, child: str) -> int:
     """Send the second stage as message ``child``, whose id makes a repeat harmless."""
     leave(BEGIN, number)
     try:
-        send_once(second, (number,), child)
+        second.apply_async((number,), task_id=child)
     except BrokerUnavailable:
         leave(FAIL, number)
         raise
