@@ -22,7 +22,7 @@ from taskstream.logs import engine_logger
 from taskstream.message import MESSAGE_ID, new_id
 from taskstream.results.base import Outcome
 from taskstream.results.encoding import from_json, to_pretty_json
-from taskstream.results.errors import ResultStoreError
+from taskstream.results.errors import ResultStoreError, remedy
 from taskstream.results.files import locked, make_folder, sync_folder
 
 SUFFIX = ".json"
@@ -163,7 +163,7 @@ class JsonFileStore:
     def _problem(self, error: OSError) -> ResultStoreError:
         return ResultStoreError(
             error.errno or errno.EIO,
-            f"result files cannot be kept ({error.strerror or error}): check the disk and the folder's permissions",
+            f"result files: {remedy(error)}",
             str(error.filename or self._folder),
         )
 

@@ -27,7 +27,7 @@ from taskstream.errors import ConfigError, ResultUnavailable
 from taskstream.logs import engine_logger
 from taskstream.results import sqlite_rows
 from taskstream.results.base import Outcome
-from taskstream.results.errors import ResultStoreError
+from taskstream.results.errors import ResultStoreError, remedy
 from taskstream.results.files import locked, make_folder
 from taskstream.results.sqlite_rows import BUSY_POLL_S, BUSY_TIMEOUT_S, COLUMNS, SCHEMA, patiently
 
@@ -310,9 +310,7 @@ class SqliteStore:
         if _is_damage(error):
             return ResultStoreError(errno.EIO, f"result store: the database is damaged ({error})", str(self._path))
         if isinstance(error, OSError):
-            return ResultStoreError(
-                error.errno or errno.EIO, f"result store: {error.strerror or error}", str(self._path)
-            )
+            return ResultStoreError(error.errno or errno.EIO, f"result store: {remedy(error)}", str(self._path))
         return ResultStoreError(errno.EIO, f"result store: {error}", str(self._path))
 
 
