@@ -31,8 +31,8 @@ class Child:
     """One worker process and what it told.
 
     ``successor`` is the one that takes its place, and ``draining`` says that it has: this one finishes what it runs.
-    ``worn`` is why it asked to be replaced. ``timed_out`` is when (monotonic, s) it was killed for a message that ran
-    too long.
+    ``worn`` is why it is to be replaced, ``first_rss`` the memory (bytes) it took when it was ready. ``timed_out`` is
+    when (monotonic, s) it was killed for a message that ran too long.
     """
 
     def __init__(self, index: int, name: str, log: FieldLogger) -> None:
@@ -50,7 +50,7 @@ class Child:
         self.successor: Child | None = None
         self.draining = False
         self.timed_out: float | None = None
-        self.first_rss: int | None = None
+        self.first_rss = 0
         self.reports_fd = -1
         self._log = log
         self._file: IO[bytes] | None = None
@@ -60,7 +60,7 @@ class Child:
     def start(self, pool: PoolOptions) -> None:
         """Start the process with fresh pipes and table. Raises OSError, with nothing left of the attempt."""
         self._rest = b""
-        self.config_error = self.worn = self.timed_out = self.first_rss = None
+        self.config_error = self.worn = self.timed_out = None
         self.ready = False
         theirs: list[int] = []
         try:
@@ -130,6 +130,7 @@ class Child:
             self.groups.pop(report.number, None)
         elif report.kind == "ready":
             self.ready = True
+            self.first_rss = self.rss()
         elif report.kind == "worn":
             self.worn = report.text
         elif report.kind == "config_error":

@@ -64,6 +64,7 @@ class Supervisor:
         self._releases = Releases(self._log)
         self._overdue_at = math.inf
         self._weigh_at = 0.0
+        self._fat: set[str] = set()
         self._stopping: float | None = None
         self._signals = 0
         self._forced = False
@@ -272,16 +273,13 @@ class Supervisor:
         for child in self._children:
             if not child.ready or child.worn is not None:
                 continue
-            rss = child.rss()
-            if child.first_rss is None:
-                child.first_rss = rss
-                if rss >= most * MB:
-                    self._log.warning(
-                        "Worker process takes more than --max-memory-per-process before it has run anything: "
-                        "it is not replaced for that",
-                        {"worker": child.name, "mb": rss // MB},
-                    )
-            elif rss >= most * MB > child.first_rss:
+            if child.first_rss >= most * MB:
+                # Its successors would be no smaller.
+                if child.name not in self._fat:
+                    self._fat.add(child.name)
+                    said = {"worker": child.name, "mb": child.first_rss // MB}
+                    self._log.warning("Worker process takes more memory than it may before it has run anything", said)
+            elif (rss := child.rss()) >= most * MB:
                 child.worn = f"takes {rss // MB} MB of memory"
 
     def _renew_for_hung(self) -> None:

@@ -51,6 +51,18 @@ def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
     type=Seconds(1, 3600),
     help="Seconds without a sign of life after which others take over what a process held.",
 )
+@click.option(
+    "--max-tasks-per-process",
+    metavar="N",
+    type=Whole(1, 1_000_000_000),
+    help="Replace a process once it has run so many messages.",
+)
+@click.option(
+    "--max-memory-per-process",
+    metavar="MB",
+    type=Whole(1, 100_000_000),
+    help="Replace a process once it takes more memory (megabytes, resident).",
+)
 @broker_option
 def worker(
     app: str | None,
@@ -62,6 +74,8 @@ def worker(
     log_level: str | None,
     grace: float,
     lease: float,
+    max_tasks_per_process: int | None,
+    max_memory_per_process: int | None,
     broker: str | None,
 ) -> int:
     """A worker pool. SIGTERM or Ctrl-C stops it cleanly within --grace; a second one stops it at once."""
@@ -82,5 +96,7 @@ def worker(
         log_format=log_format(),
         grace=grace,
         lease=lease,
+        max_tasks_per_process=max_tasks_per_process,
+        max_memory_per_process=max_memory_per_process,
     )
     return Supervisor(options).run()
