@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
 from taskstream.app import sending
 from taskstream.app.outcomes import Outcomes
@@ -23,7 +23,7 @@ from taskstream.app.signature import Signature
 from taskstream.app.task import Options, Task
 from taskstream.app.waiter import Waiter
 from taskstream.arguments import decode_json
-from taskstream.broker import Broker
+from taskstream.broker import Broker, Envelope
 from taskstream.durations import parse_duration
 from taskstream.errors import ConfigError, ResultUnavailable
 from taskstream.handler import DEAD_RETENTION_S, QUEUE_GROUP, Subscription
@@ -33,6 +33,9 @@ from taskstream.message import Message
 from taskstream.results import open_store
 from taskstream.results.base import Outcome, ResultStore
 from taskstream.results.store import DEFAULT_RETENTION_S, FSYNC_POLICIES
+
+if TYPE_CHECKING:
+    from taskstream.outbox import Outbox
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -64,6 +67,9 @@ class Taskstream:
 
     ``max_length``: a queue with so many entries, waiting or in the hands of workers, takes no more: QueueFull.
 
+    ``outbox``: ``file://FOLDER``, a folder of this host (relative like results) whose file keeps messages while Redis
+    takes none, and from which they are sent, in order and once, when it does again.
+
     Raises ConfigError for a name or an option that cannot be used; for a URL when it is first used.
     """
 
@@ -77,8 +83,9 @@ class Taskstream:
         result_retention: float | str = DEFAULT_RETENTION_S,
         result_fsync: str = "commit",
         max_length: int | None = None,
+        outbox: str | None = None,
     ) -> None:
-        for option, url in (("broker", broker), ("results", results)):
+        for option, url in (("broker", broker), ("results", results), ("outbox", outbox)):
             if url is not None and not isinstance(url, str):
                 raise ConfigError(f"Taskstream({name!r}): {option}={url!r} is not a URL")
         if max_length is not None and (type(max_length) is not int or max_length < 1):
@@ -98,6 +105,11 @@ class Taskstream:
         self._results_base = _folder_of_caller()
         self._broker_override: str | None = None
         self._results_override: str | None = None
+        self._outbox: Outbox | None = None
+        if outbox is not None:
+            from taskstream.outbox import Outbox, outbox_path  # a database, for those who want one
+
+            self._outbox = Outbox(outbox_path(outbox, self._results_base, self.name), lambda: self.broker)
         self._tasks: dict[str, Task[..., Any, Any]] = {}
         self._run_async: Callable[[Coroutine[Any, Any, Any]], Any] = asyncio.run
         self.start_afresh()
@@ -111,6 +123,8 @@ class Taskstream:
         self._store_open = False
         self._waiter: Waiter | None = None
         self._outcomes: Outcomes | None = None
+        if self._outbox is not None:
+            self._outbox.start_afresh()
 
     def __repr__(self) -> str:
         return f"<Taskstream {self.name}>"
@@ -185,6 +199,11 @@ class Taskstream:
 
         One XADD where there is neither a key nor a limit. Raises BrokerUnavailable or QueueFull.
         """
+        if self._outbox is not None:
+            ids, error = self._outbox.try_many([Envelope(queue, message, uniques, self.max_length)])
+            if error is not None:
+                raise error
+            return ids[0] or message.id
         broker = self._broker or self.broker
         if uniques:
             return broker.publish_once(queue, message, *uniques, max_length=self.max_length)
@@ -203,7 +222,7 @@ class Taskstream:
         may have been: calls that carry a ``task_id`` or ``idempotency_key`` (``Signature.set``) can be sent again.
         """
         items = [sending.envelope(one.task, one.args, one.kwargs, one.options) for one in signatures]
-        ids, error = sending.send_in_batches(self.broker, items, self.max_length)
+        ids, error = sending.send_in_batches(self._outbox or self.broker, items, self.max_length)
         certain = zip(ids, items, strict=False)
         handles: list[Handle[Any]] = [Handle(sent, self, item.stream) for sent, item in certain if sent is not None]
         if error is not None:
@@ -276,13 +295,20 @@ class Taskstream:
                 found = self._outcomes
         return found
 
+    @property
+    def outbox(self) -> Outbox | None:
+        """What keeps messages while Redis takes none; None without one."""
+        return self._outbox
+
     def value_of(self, outcome: Outcome) -> Any:
         """The value of a success, as its task's return annotation says; plain JSON for a task unknown here."""
         task = self._tasks.get(outcome.handler)
         return decode_json(outcome.value) if task is None else task.returns.load(outcome.value)
 
     def close(self) -> None:
-        """Close connections and files; the next use opens them again."""
+        """Close connections and files; the next use opens them again. An outbox sends what it can within 2 s."""
+        if self._outbox is not None:
+            self._outbox.close()
         with self._lock:
             broker, store, waiter = self._broker, self._store, self._waiter
             self._broker = self._store = self._waiter = self._outcomes = None

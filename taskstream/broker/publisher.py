@@ -100,13 +100,13 @@ class Publisher:
             raise error
         return certain
 
-    def publish_many_once(self, items: Iterable[tuple[str, Message, str]]) -> None:
-        """``publish_once`` for several ``(stream, message, unique)`` in one round trip. Safe to repeat."""
-        self.publish_many(Envelope(stream, message, (unique,)) for stream, message, unique in items)
+    def try_many(self, envelopes: Sequence[Envelope], *, in_order: bool = False) -> Sent:
+        """``publish_many`` that says what became of each envelope instead of raising.
 
-    def try_many(self, envelopes: Sequence[Envelope]) -> Sent:
-        """``publish_many`` that says what became of each envelope instead of raising."""
-        if any(envelope.max_length is not None for envelope in envelopes):
+        ``in_order``: what has an id comes before what has none, whatever the error is; at the price of the round
+        trips of a ``max_length``.
+        """
+        if in_order or any(envelope.max_length is not None for envelope in envelopes):
             return self._one_by_one(envelopes)
         if any(envelope.uniques for envelope in envelopes):
             runs = list(_runs(envelopes))
