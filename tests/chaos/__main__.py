@@ -24,7 +24,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--minutes", type=float, default=1.0, help="how long to disturb (default 1)")
     parser.add_argument("--seed", type=int, help="repeat the disturbances of an earlier run")
-    parser.add_argument("--rate", type=float, default=650.0, help="calls a second on average (default 650)")
+    parser.add_argument("--rate", type=float, default=700.0, help="calls a second on average (default 700)")
     parser.add_argument("--folder", type=Path, help="an empty folder for logs and data, kept; default a temporary one")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the verdict there too")
     parser.add_argument("--old-release", metavar="REV", help="let one pool run the Taskstream of this commit")

@@ -22,6 +22,9 @@ STOP_S = 20.0
 
 MAX_DELIVERIES = 3
 
+CLOCKS_S = 0.2
+"""How far the time a worker noted for a start may be from the handler's own record."""
+
 
 class Ends:
     """Takes all calls one by one (``take``), then says what is wrong with their ends."""
@@ -31,8 +34,10 @@ class Ends:
         runs: Mapping[int, Sequence[Run]],
         outcomes_of: Callable[[str], Sequence[Outcome]],
         letters: Mapping[str, Mapping[str, Any]],
+        epoch_s: float = 0.0,
     ) -> None:
-        """``outcomes_of`` gives the final outcomes of a message."""
+        """``outcomes_of`` gives the final outcomes of a message; ``epoch_s`` is wall clock time at monotonic 0."""
+        self._epoch_s = epoch_s
         self._runs = runs
         self._outcomes_of = outcomes_of
         self._letters = letters
@@ -79,7 +84,8 @@ class Ends:
             return
         self.kinds[call.kind] += 1
         letter = self._letters.get(call.message_id)
-        problem = end_problem(call, runs, self._outcomes_of(call.message_id), letter)
+        found = self._outcomes_of(call.message_id)
+        problem = end_problem(call, runs, found, letter) or winner_problem(runs, found[0], self._epoch_s)
         if problem:
             self.problems.append(f"{call.number} ({call.kind}, {call.message_id}): {problem}")
         elif letter is None:
@@ -112,6 +118,20 @@ def end_problem(
     if call.kind == "hopeless" and error["type"] == "ValueError" and "always fails" in error["message"]:
         return None
     return f"a dead letter for no good reason: {error}"
+
+
+def winner_problem(runs: Sequence[Run], outcome: Outcome, epoch_s: float) -> str | None:
+    """What is wrong with which run won: one that was taken over has lost, so the one that began last has to."""
+    if len(runs) < 2 or (outcome.error is not None and outcome.error.type == "WorkerDied"):
+        return None
+    *earlier, last = runs
+    if last.end is None and last.failed is None:
+        return f"its last run has no end, and an earlier one won: {runs}"
+    started = outcome.started_ms / 1000 - epoch_s
+    away = abs(started - last.begin)
+    if away > CLOCKS_S and any(abs(started - run.begin) < away for run in earlier):
+        return f"its outcome is of the run that began at {started:.3f}, not of the last one: {runs}"
+    return None
 
 
 class Repeats:

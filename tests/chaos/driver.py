@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 import psutil
 
+from .app.chaos_effects import FAIL, FOLDER, RECORD
 from .pool import GRACE_S, Pool
 from .records import Span
 from .system import System
@@ -18,6 +19,8 @@ from .system import System
 ROUND_S = 60.0
 GAP_S = (0.3, 1.8)
 """Least and most time between two disturbances."""
+WATCH_S = 1.0
+"""How long to watch a process for the right moment to hit it."""
 
 
 class Driver:
@@ -71,6 +74,7 @@ class Driver:
             (0.1, lambda: self._take_broker_away(0.0)),
             (0.2, lambda: self._take_broker_away(self._lease_s + 1.5)),
             (0.45, lambda: self._break_network(0, self._lease_s + 1.5)),
+            *([(0.55, lambda: self._take_broker_away(self._lease_s + 1.5))] if self._system.load.short else []),
             (0.65, lambda: self._fill_disk(self._rng.uniform(2.0, 5.0))),
             (0.8, lambda: self._take_broker_away(0.0)),
             (0.9, lambda: self._break_network(1, self._lease_s + 1.5)),
@@ -81,7 +85,8 @@ class Driver:
         """Each kind of disturbance once in every deck, in another order each time."""
         while True:
             deck = [
-                *(self._kill_worker,) * 3,
+                *(self._kill_worker,) * 2,
+                *(self._kill_worker_at_a_failure,) * 2,
                 self._kill_supervisor,
                 self._kill_pool,
                 self._freeze_shortly,
@@ -149,6 +154,29 @@ class Driver:
             self._tell("SIGKILL worker", f"SIGKILL worker {worker.pid}")
             self._kill([worker])
 
+    def _kill_worker_at_a_failure(self) -> None:
+        """In the moments after a handler failed: between outcome, acknowledgement and the retry's place."""
+        worker = self._worker()
+        if worker is not None and self._await_failure(worker.pid):
+            self._tell("SIGKILL worker after a failure", f"SIGKILL worker {worker.pid}, where a handler just failed")
+            self._kill([worker])
+
+    def _await_failure(self, pid: int) -> bool:
+        """Return a few milliseconds after process ``pid`` left the next record of a failure, False if none comes."""
+        files = sorted((self._records.folder / FOLDER).glob(f"{pid}-*"), key=lambda path: path.stat().st_mtime)
+        if not files:
+            return False
+        until = time.monotonic() + WATCH_S
+        with files[-1].open("rb") as records:
+            records.seek(0, 2)
+            while time.monotonic() < until:
+                data = records.read()
+                if FAIL in data[:: RECORD.size]:
+                    time.sleep(self._rng.uniform(0.0, 0.004))
+                    return True
+                time.sleep(0.0005)
+        return False
+
     def _kill_supervisor(self) -> None:
         pool = self._mortal_pool()
         self._tell("SIGKILL supervisor", f"SIGKILL supervisor of {pool.name}; its workers stop by themselves")
@@ -202,6 +230,8 @@ class Driver:
     def _freeze_for_long(self) -> None:
         worker = self._worker(steady=True)
         if worker is not None:
+            if self._rng.random() < 0.5:
+                self._await_failure(worker.pid)
             self._freeze(worker, self._lease_s + self._rng.uniform(2.0, 3.0), "worker past its lease")
 
     def _freeze_supervisor(self) -> None:
@@ -221,10 +251,14 @@ class Driver:
             self._system.server.kill()
         else:
             self._system.server.stop()
-        self._after(seconds, self._bring_broker_back)
+        self._after(seconds, lambda: self._bring_broker_back(was_long=seconds > 0))
 
-    def _bring_broker_back(self) -> None:
+    def _bring_broker_back(self, *, was_long: bool) -> None:
         assert self._broker_gone is not None and self._system.sampler is not None
+        last = self._worker(steady=True)
+        if was_long and last is not None:
+            # All leases have run out, and this one is renewed later than the others look.
+            self._freeze(last, 0.4 * self._lease_s, "worker")
         self._system.server.start()
         self._system.sampler.broker_is_back()
         self._records.outages.append(Span(self._broker_gone, time.monotonic()))

@@ -13,10 +13,12 @@ WARM_UP_S = 60.0
 LARGEST_MB = 250.0
 GROWN_MB = 12.0
 """What the steady pool's processes may have grown from the first third of a long run to the last."""
+KEY_MB, LETTER_MB, BROKER_MB = 0.0005, 0.008, 30.0
+"""What the broker may take for a remembered id and a dead letter, and beside that for buffers and scripts."""
 
 
-def judge_memory(system: System, seconds: float) -> tuple[dict[str, Any], list[str]]:
-    """Figures, and what is wrong with them."""
+def judge_memory(system: System, seconds: float, letters: int) -> tuple[dict[str, Any], list[str]]:
+    """Figures, and what is wrong with them; ``letters`` dead letters are kept."""
     assert system.sampler is not None
     figures: dict[str, Any] = {}
     problems = []
@@ -39,6 +41,9 @@ def judge_memory(system: System, seconds: float) -> tuple[dict[str, Any], list[s
     figures["largest process, MB"] = round(max((size for one in system.sampler.memory.values() for _, size in one)), 1)
     broker = system.sampler.broker
     if broker:
+        kept = broker[-1][2] * KEY_MB + letters * LETTER_MB
+        if broker[-1][1] - broker[0][1] > kept + BROKER_MB:
+            problems.append(f"the broker keeps {broker[-1][1]:.0f} MB, {kept:.0f} MB of which are accounted for")
         grown, per_minute = growth([(at, size) for at, size, _ in broker], WARM_UP_S if seconds >= LONG_S else 0.0)
         figures["broker"] = {
             "last_mb": round(broker[-1][1], 1),

@@ -58,7 +58,7 @@ def _judge(system: System, driver: Driver, took_s: float) -> Verdict:
     def outcomes_of(message_id: str) -> Sequence[Outcome]:
         return [one for one in store.read(message_id) if one.state in FINAL_STATES]
 
-    ends = audit.Ends(runs, outcomes_of, letters)
+    ends = audit.Ends(runs, outcomes_of, letters, epoch_s=time.time() - time.monotonic())
     for call in records.calls():
         ends.take(call)
     store.close()
@@ -68,7 +68,7 @@ def _judge(system: System, driver: Driver, took_s: float) -> Verdict:
     repeats.judge(runs, CONCURRENCY)
     problems = [*ends.problems, *ends.strangers(), *repeats.problems, *problems]
     problems += [f"left in Redis: {key}" for key in system.left_in_redis()]
-    memory, grown = judge_memory(system, load.seconds)
+    memory, grown = judge_memory(system, load.seconds, len(letters))
     takeovers = measures.takeovers(records, runs)
     counted = [one.seconds for one in takeovers if not one.excluded]
     takeover = measures.summary(counted, len(takeovers) - len(counted))

@@ -39,9 +39,14 @@ class Load:
 
     seconds: float
     seed: int
-    per_second: float = 650.0
+    per_second: float = 700.0
     lease_s: float = 3.0
     old_release: str | None = None
+
+    @property
+    def short(self) -> bool:
+        """Whether it has to show much in little time."""
+        return self.seconds <= 120
 
 
 class System:

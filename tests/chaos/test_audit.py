@@ -74,6 +74,21 @@ def test_bad_ends(
     assert expected in problems[0]
 
 
+@pytest.mark.parametrize(
+    ("started", "last", "problem"),
+    [
+        (20.0, Run(7, 101, 20.0, 20.5), None),
+        (20.1, Run(7, 101, 20.0, failed=20.5), None),
+        (10.0, Run(7, 101, 20.0, 20.5), "not of the last one"),
+        (10.0, Run(7, 101, 20.0), "an earlier one won"),
+    ],
+)
+def test_the_last_run_wins(started: float, last: Run, problem: str | None) -> None:
+    epoch_s = 1_000_000.0
+    found = audit.winner_problem([RUN, last], outcome("m7", started_ms=int(1000 * (epoch_s + started))), epoch_s)
+    assert found is None if problem is None else problem in str(found)
+
+
 def test_runs_and_letters_nobody_called() -> None:
     assert audit.Ends({7: [RUN]}, lambda key: [], {}).strangers() == ["7: ran although nobody called it"]
     assert audit.Ends({}, lambda key: [], {"m7": LETTER}).strangers() == ["dead letter m7: nobody called it"]

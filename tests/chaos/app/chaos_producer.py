@@ -19,7 +19,7 @@ from chaos_tasks_new import first as first_stage
 from taskstream import BrokerUnavailable
 from taskstream.message import new_id
 
-KINDS = {"quick": 960, "sleep": 16, "flaky": 8, "late": 4, "hopeless": 2, "first": 10}
+KINDS = {"quick": 930, "sleep": 30, "long": 6, "flaky": 16, "late": 4, "hopeless": 3, "first": 11}
 POISON_EVERY_S = 25.0
 BATCH = 200
 BACKLOG = 8_000
@@ -55,15 +55,15 @@ class Producer:
             due += self._send() / self._per_second
 
     def _send(self) -> int:
-        """One round of calls; how many may have been sent."""
+        """One round of calls; how many were accepted."""
         if self._how != "many":
             number, kind, call, child = self._call()
             done = self._keyed(number, kind, call, child) if self._how == "keyed" else self._single(number, kind, call)
             self._log.write(f"{done} {child or '-'}\n".encode())
-            if done.startswith("refused"):
-                time.sleep(0.05)
-                return 0
-            return 1
+            if done.startswith("accepted"):
+                return 1
+            time.sleep(0.05)
+            return 0
         calls = [self._call() for _ in range(self._rng.randint(1, BATCH))]
         try:
             ids = [handle.id for handle in app.enqueue_many(call for _, _, call, _ in calls)]
@@ -76,10 +76,10 @@ class Producer:
             for (number, kind, _, child), message_id in zip(calls, ids, strict=True)
         ]
         self._log.write("".join(lines).encode())
-        if verdict == "refused":
-            time.sleep(0.05)
-            return 0
-        return len(calls)
+        if verdict == "accepted":
+            return len(calls)
+        time.sleep(0.05)
+        return 0
 
     def _single(self, number: int, kind: str, call: Any) -> str:
         try:
@@ -110,7 +110,8 @@ class Producer:
             return number, kind, first_stage.s(number, child), child
         if kind == "late":
             return number, kind, late.s(number), None
-        return number, kind, work.s(number, kind, round(self._rng.uniform(0.05, 1.0), 3)), None
+        seconds = self._rng.uniform(2.0, 4.0) if kind == "long" else self._rng.uniform(0.05, 1.0)
+        return number, kind, work.s(number, kind, round(seconds, 3)), None
 
     def _wait_for_room(self) -> None:
         """Once a second look how much there is to do; wait while it is too much."""

@@ -15,11 +15,11 @@ MARKS = Path(__file__).with_name("marks")
 
 @app.task(max_retries=3, retry_backoff=0.2, autoretry_for=(OSError,))
 def work(number: int, kind: str = "quick", seconds: float = 0.0) -> int:
-    """``kind``: quick, sleep (``seconds``), flaky (fails once), hopeless (always fails)."""
+    """``kind``: quick, sleep (``seconds``), flaky (fails once), long (sleeps, then fails once), hopeless."""
     leave(BEGIN, number)
-    if kind == "sleep":
+    if kind in ("sleep", "long"):
         time.sleep(seconds)
-    elif kind == "flaky":
+    if kind in ("flaky", "long"):
         fail_once(number)
     elif kind == "hopeless":
         leave(FAIL, number)
