@@ -93,6 +93,7 @@ class Driver:
                 self._freeze_for_long,
                 self._freeze_supervisor,
                 self._stop_pool,
+                *(self._lose_reply,) * 2,
                 self._cut,
                 self._refuse,
                 self._delay,
@@ -281,6 +282,13 @@ class Driver:
 
     def _cut(self) -> None:
         self._fault("cut connections", 0.0, lambda which: self._system.proxies[which].cut())
+
+    def _lose_reply(self) -> None:
+        """What is asked next is done, and whoever asked never hears of it."""
+        which = self._rng.randrange(len(self._system.proxies))
+        command = self._rng.choice((b"XREADGROUP", b"EVALSHA")) if which == 0 else b"EVALSHA"
+        self._tell("lost reply", f"the next reply to {command.decode()} gets lost, network {which}")
+        self._system.proxies[which].lose_reply_to(command)
 
     def _refuse(self) -> None:
         self._fault("refused connections", 0.3 * self._lease_s, lambda which: self._system.proxies[which].refuse())
