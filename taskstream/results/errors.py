@@ -10,6 +10,8 @@ _REMEDIES = {
     errno.EROFS: "the file system is read-only: check the disk, then mount it for writing again",
     errno.EACCES: "access is denied: check the folder's permissions",
     errno.EPERM: "access is denied: check the folder's permissions",
+    errno.EEXIST: "a file is where a folder has to be: move it away",
+    errno.ENOTDIR: "a file is where a folder has to be: move it away",
     errno.EIO: "the disk does not read or write: check it",
     errno.EMFILE: "the process has too many files open: raise its limit (ulimit -n)",
 }

@@ -28,7 +28,7 @@ from taskstream.logs import engine_logger
 from taskstream.results import sqlite_rows
 from taskstream.results.base import Outcome
 from taskstream.results.errors import ResultStoreError, remedy
-from taskstream.results.files import locked, make_folder
+from taskstream.results.files import locked, make_folder, sync_folder
 from taskstream.results.sqlite_rows import BUSY_POLL_S, BUSY_TIMEOUT_S, COLUMNS, SCHEMA, patiently
 
 CHECKPOINT_BYTES = 8 * 1024 * 1024
@@ -42,8 +42,17 @@ ATTEMPTS = 3
 
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
+_NO_SHARED_MEMORY = (
+    errno.ENOTSUP,
+    "this file system lacks shared memory or locks: use a folder on a local disk, or json:// or redis:// for results",
+)
+
 _REMEDIES = {
     sqlite3.SQLITE_FULL: (errno.ENOSPC, "the disk is full: free some space"),
+    sqlite3.SQLITE_IOERR_SHMSIZE: (errno.ENOSPC, "the disk is full or errs: free some space, then check it"),
+    sqlite3.SQLITE_IOERR_SHMMAP: _NO_SHARED_MEMORY,
+    sqlite3.SQLITE_IOERR_SHMLOCK: _NO_SHARED_MEMORY,
+    sqlite3.SQLITE_PROTOCOL: _NO_SHARED_MEMORY,
     sqlite3.SQLITE_READONLY: (errno.EROFS, "it cannot be written: check the folder's permissions"),
     sqlite3.SQLITE_CANTOPEN: (errno.EACCES, "it cannot be opened: check that the folder exists and its permissions"),
     sqlite3.SQLITE_PERM: (errno.EACCES, "access is denied: check the folder's permissions"),
@@ -54,6 +63,7 @@ _REMEDIES = {
 _log = engine_logger("results")
 
 _Identity = tuple[int, int]
+"""Device and inode of a file."""
 
 
 class _Newer(Exception):
@@ -61,13 +71,14 @@ class _Newer(Exception):
 
 
 class _Session:
-    """A connection and the file it has open, by device and inode."""
+    """A connection and the files it has open: the database and its log."""
 
-    __slots__ = ("connection", "identity")
+    __slots__ = ("connection", "identity", "log")
 
-    def __init__(self, connection: sqlite3.Connection, identity: _Identity | None) -> None:
+    def __init__(self, connection: sqlite3.Connection, identity: _Identity | None, log: _Identity | None) -> None:
         self.connection = connection
         self.identity = identity
+        self.log = log
 
     def close(self) -> None:
         with suppress(sqlite3.Error):
@@ -82,6 +93,7 @@ class SqliteStore:
         self.url = f"file://{folder}"
         self._folder = folder
         self._path = folder / "results.sqlite3"
+        self._log_path = folder / "results.sqlite3-wal"
         self._retention_ms = int(retention * 1000)
         self._synchronous = "FULL" if fsync == "commit" else "NORMAL"
         self._idle: deque[_Session] = deque()
@@ -112,7 +124,7 @@ class SqliteStore:
             try:
                 session = self._take() or self._open_for_writing(damaged)
                 sqlite_rows.write(session.connection, values)
-                kept = session.identity == self._identity()
+                kept = session.identity == self._identity() and self._has_its_log(session)
             except _Newer as error:
                 raise ResultStoreError(str(error)) from None
             except (sqlite3.Error, OSError) as error:
@@ -124,7 +136,7 @@ class SqliteStore:
                     break
                 continue
             if not kept:
-                # Written to a file that was moved or deleted meanwhile: nobody would find it there.
+                # Written to a file that was moved or deleted meanwhile, where nobody would find it.
                 self._drop(session)
                 continue
             self._log_bytes += sqlite_rows.log_bytes(values)
@@ -192,11 +204,29 @@ class SqliteStore:
     # -- connections ---------------------------------------------------------------------------------------
 
     def _identity(self) -> _Identity | None:
-        try:
-            found = os.stat(self._path)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        return found.st_dev, found.st_ino
+        return _identity_of(self._path)
+
+    def _has_its_log(self, session: _Session) -> bool:
+        """Whether the log that a connection writes to is the one that others find.
+
+        If it was deleted underneath, only connections from before still reach what is in it. A copy that holds it all
+        takes the database's place; writing on in the same file, by old and new connections, would destroy it.
+        """
+        if session.log == _identity_of(self._log_path):
+            return True
+        with locked(self._folder / "results.lock"):
+            if session.identity == self._identity():
+                copy = self._folder / "results.copy.sqlite3"
+                copy.unlink(missing_ok=True)
+                sqlite_rows.copy(session.connection, copy)
+                for suffix in ("-wal", "-shm"):
+                    Path(f"{self._path}{suffix}").unlink(missing_ok=True)
+                os.replace(copy, self._path)
+                sync_folder(self._folder)
+                _log.warning(
+                    f"the log of result store {self._path} was deleted while in use: a copy with all it held was made"
+                )
+        return False
 
     def _pop(self) -> _Session | None:
         try:
@@ -208,8 +238,12 @@ class SqliteStore:
         """An idle connection to the file that is there now."""
         identity = self._identity()
         while (session := self._pop()) is not None:
-            if session.identity == identity:
-                return session
+            try:
+                if session.identity == identity and self._has_its_log(session):
+                    return session
+            except BaseException:
+                session.close()
+                raise
             session.close()
         return None
 
@@ -227,16 +261,16 @@ class SqliteStore:
         identity = self._identity()
         if identity is None:
             return None
-        session = _Session(self._connect("rw"), identity)
+        connection = self._connect("rw")
         try:
-            if self._identity() != identity or self._version(session.connection) == 0:
-                session.close()
+            if self._identity() != identity or self._version(connection) == 0:
+                connection.close()
                 return None
-            self._set_up(session.connection)
+            self._set_up(connection)
         except BaseException:
-            session.close()
+            connection.close()
             raise
-        return session
+        return _Session(connection, identity, _identity_of(self._log_path))
 
     def _open_for_writing(self, damaged: _Identity | None) -> _Session:
         """A connection to a sound database, made if missing. ``damaged`` is a file known to be beyond use."""
@@ -264,7 +298,7 @@ class SqliteStore:
         except BaseException:
             connection.close()
             raise
-        return _Session(connection, self._identity())
+        return _Session(connection, self._identity(), _identity_of(self._log_path))
 
     def _connect(self, mode: str) -> sqlite3.Connection:
         return sqlite3.connect(
@@ -304,14 +338,23 @@ class SqliteStore:
     def _problem(self, error: Exception) -> ResultStoreError:
         """The same error as one line that names the store and the remedy."""
         code = getattr(error, "sqlite_errorcode", None)
-        if code is not None and code & 0xFF in _REMEDIES:
-            number, remedy = _REMEDIES[code & 0xFF]
-            return ResultStoreError(number, f"result store: {remedy} ({error})", str(self._path))
+        if code is not None:
+            number, help_text = _REMEDIES.get(code) or _REMEDIES.get(code & 0xFF) or (errno.EIO, None)
+            if help_text is not None:
+                return ResultStoreError(number, f"result store: {help_text} ({error})", str(self._path))
         if _is_damage(error):
             return ResultStoreError(errno.EIO, f"result store: the database is damaged ({error})", str(self._path))
         if isinstance(error, OSError):
             return ResultStoreError(error.errno or errno.EIO, f"result store: {remedy(error)}", str(self._path))
         return ResultStoreError(errno.EIO, f"result store: {error}", str(self._path))
+
+
+def _identity_of(path: Path) -> _Identity | None:
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _is_damage(error: BaseException) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
+from pathlib import Path
 
 import msgspec
 
@@ -153,6 +154,13 @@ def write(connection: sqlite3.Connection, values: list[str | int]) -> None:
 def log_bytes(values: Sequence[str | int]) -> int:
     """About how much a batch adds to the write-ahead log: its rows, and three pages at the tables' ends."""
     return 3 * 4096 + 60 * len(values) + sum(map(len, values[4::_WIDTH]))  # type: ignore[arg-type]
+
+
+def copy(connection: sqlite3.Connection, target: Path) -> None:
+    """A database at ``target`` (there is none yet) with all that ``connection`` sees, on the disk."""
+    with closing(sqlite3.connect(target, isolation_level=None)) as made:
+        connection.backup(made)
+        made.execute("PRAGMA journal_mode = WAL")  # its log is gone again when it is closed
 
 
 def checkpoint(connection: sqlite3.Connection) -> None:

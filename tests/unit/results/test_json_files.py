@@ -96,7 +96,7 @@ def test_the_sweep_removes_what_dead_processes_left_and_nothing_younger(store: J
 def test_a_group_folder_that_is_a_file_is_one_clear_error(store: JsonFileStore, tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "g").write_text("in the way")
-    with pytest.raises(ResultStoreError, match="folder's permissions"):
+    with pytest.raises(ResultStoreError, match="a file is where a folder has to be"):
         store.write([outcome("a")])
     assert store.read("a", "g") == []
 
