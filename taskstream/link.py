@@ -154,6 +154,9 @@ class LinkPool:
 
     def give_back(self, link: Link) -> None:
         """The caller is done with it."""
+        if not link.connected:
+            # An error ended it. What ended it, a restart or a network, has most likely ended the others too.
+            self.close()
         link.rested_since = time.monotonic()
         self._resting.append(link)
         if self._waiting:

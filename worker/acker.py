@@ -92,7 +92,7 @@ class Acker:
             except Exception as error:
                 # Nothing was acknowledged: the lease keeps the messages held, and a takeover gets them in the end.
                 self._log.error("Commit failed unexpectedly", {"batch": len(batch)}, exc=error)
-                membership.lost = True
+                membership.lose()
 
     def _finish(self, membership: Membership, jobs: list[Job]) -> None:
         outcomes = [job.outcome for job in jobs if job.outcome is not None]
@@ -182,7 +182,7 @@ class Acker:
             try:
                 won, self._watched = membership.group.commit(self._link.call, batch, said)
                 if not won:
-                    membership.lost = True
+                    membership.lose()
                     break
                 if self._watched and not said:
                     said = finished_ids(jobs)

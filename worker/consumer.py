@@ -187,6 +187,11 @@ class Consumer:
         memberships = (*self._older, *([self.membership] if self.membership else []))
         return sum(len(membership.jobs) for membership in memberships if not membership.lost)
 
+    def leave_at_once(self, membership: Membership) -> None:
+        """Its lease is lost: the reader must not wait on under that name, maybe on a connection that is dead."""
+        if self._reading and self.membership is membership:
+            self._link.close()
+
     def release(self) -> None:
         """End every consumer name of this subscription; call when nothing runs any more."""
         for membership in (*self._older, *([self.membership] if self.membership else [])):
@@ -242,7 +247,7 @@ class Consumer:
             except (redis.RedisError, OSError, TaskstreamError) as error:
                 self._group_gone |= group_is_gone(error)
                 self._link.close()
-                if not failing:
+                if not failing and not (self.membership is not None and self.membership.lost):
                     failing = True
                     self.around.log.warning("Broker does not answer, trying on", {**self.fields(), "error": error})
                 gevent.sleep(backoff.next())

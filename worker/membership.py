@@ -38,6 +38,11 @@ class Membership:
         self.choice_version = -1
         self.receiving = RLock()
 
+    def lose(self) -> None:
+        """The lease is lost: whatever it held is others' now."""
+        self.lost = True
+        self.consumer.leave_at_once(self)
+
     def wait_until_sure(self) -> bool:
         """Wait until the lease is known to hold; False if it is lost."""
         while not self.lost:

@@ -211,6 +211,7 @@ class WorkerProcess:
             membership.consumer.hear(renewal.version, renewal.choice)
         else:
             self._log.warning("Lease lost, going on under a new name", membership.consumer.fields())
+            membership.lose()
             self._slots.notice()
 
     def _on_paused(self, reason: str | None) -> None:

@@ -5,7 +5,7 @@
 -- ARGV  1 group  2 me  3 at most n entries  4 victim  5 the expired score that I myself observed for a full lease
 --       6 how long a death is remembered (s)  7 a message with so many deaths is the last of its piece: it will run
 --       alone, and what nobody holds meanwhile cannot be blamed again
--- Lease scores: >= 2 expiry (ms) · 1 given up (its supervisor counted deaths) · 0 taken, every held message
+-- Lease scores: >= 2 expiry (ms; in .5 one of grace, see sweep) · 1 given up (its supervisor counted deaths) · 0 taken, every held message
 -- counts as one that died with it · -1 taken from a given-up one.
 -- Returns {-1} my own lease does not hold · {0} nothing to take (renewed, or gone) · {1, n, ...} taken, all of
 -- it · {2, n, ...} taken, more may be left; n entries seen, then flat 1|2 source, entry id, times delivered, deaths,
@@ -14,7 +14,7 @@ local group, me, room, victim = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local own = redis.call('ZSCORE', KEYS[3], me)
-if not own or tonumber(own) <= now then
+if not own or tonumber(own) <= now or tonumber(own) % 1 ~= 0 then
   return {-1}
 end
 local score = tonumber(redis.call('ZSCORE', KEYS[3], victim) or 'nan')

@@ -9,12 +9,12 @@
 --         'g' give back               a unused,     b fields as JSON
 --         'd' dead letter             a unused,     b letter as JSON
 --       'a' and 'd' also forget counted deaths, they and 'r' why an earlier run was ended
--- Returns {-1} and does nothing if the consumer's lease is missing, given up or taken; else {1, 1 if watched}.
+-- Returns {-1} and does nothing if the consumer's lease is missing, given up, taken or only one of grace (see sweep); else {1, 1 if watched}.
 -- XACK ignores who owns an entry, so the lease is the fence. Under a live lease an XACK that answers 0 means
 -- that an earlier commit of this consumer landed and its reply was lost: its other half landed with it.
 local group, consumer = ARGV[1], ARGV[2]
 local score = redis.call('ZSCORE', KEYS[3], consumer)
-if not score or tonumber(score) < 2 then
+if not score or tonumber(score) < 2 or tonumber(score) % 1 ~= 0 then
   return {-1}
 end
 local time = redis.call('TIME')

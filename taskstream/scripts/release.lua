@@ -3,10 +3,10 @@
 -- KEYS  1 stream  2 again  3 leases  4 deaths
 -- ARGV  1 group  2 consumer  3 how long a death is remembered (s)  then pairs: id of a message that had started,
 --       '' to count a death or why its run was ended on purpose, which claim hands on
--- Returns 1 removed · 0 given up · -1 it was given up, taken or removed before.
+-- Returns 1 removed · 0 given up · -1 it was given up, taken or removed before, or has only a lease of grace (see sweep).
 local group, consumer = ARGV[1], ARGV[2]
 local score = redis.call('ZSCORE', KEYS[3], consumer)
-if not score or tonumber(score) < 2 then
+if not score or tonumber(score) < 2 or tonumber(score) % 1 ~= 0 then
   return -1
 end
 -- A server that is out of memory takes writes that need more only after another write of the same script.

@@ -1,4 +1,5 @@
--- renew: a consumer proves it is alive. An expired lease nobody has taken is extended, a taken one never.
+-- renew: a consumer proves it is alive. An expired lease nobody has taken is extended, a taken one never, nor one
+-- that sweep gave to a consumer without any.
 -- Moves: none.
 -- KEYS  1 leases  2 control
 -- ARGV  1 consumer  2 lease (ms)
@@ -6,7 +7,7 @@
 local choice = redis.call('HMGET', KEYS[2], 'version', 'state')
 local version, state = tonumber(choice[1] or 0), choice[2] or ''
 local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
-if not score or tonumber(score) < 2 then
+if not score or tonumber(score) < 2 or tonumber(score) % 1 ~= 0 then
   return {0, version, state}
 end
 -- A server that is out of memory takes writes that need more only after another write of the same script.

@@ -172,7 +172,8 @@ def test_a_server_that_comes_back_empty(
     jobs.broker.client.zadd(f"ts:{{jobs}}:delayed:{QUEUE_GROUP}", {'["id","x"]': 9e15})
     # When the server forgets everything
     forget(jobs, own_valkey)
-    # Then workers go on at once, under new names, with what comes from now on
+    # Then workers go on soon, under new names, with what comes from now on
+    eventually(lambda: jobs.broker.client.zcard(f"ts:{{jobs}}:leases:{QUEUE_GROUP}") == 2)
     fresh = [send(jobs, "add", number, 1) for number in range(4)]
     jobs.go(*"abcd")
     assert [jobs.outcome(one).delivery for one in fresh] == [1] * 4
@@ -184,4 +185,23 @@ def test_a_server_that_comes_back_empty(
     assert all(jobs.found(one) is None or jobs.found(one).delivery == 1 for one in running)  # type: ignore[union-attr]
     assert not any(jobs.runs("add", str(number), "0") for number in range(10))
     assert max(len(lines(pool)) for pool in pools) <= 8, pools[0].output
+    stops_clean(jobs, *pools)
+
+
+def test_a_server_that_hangs_lets_nobody_take_over(jobs: Jobs, own_valkey: OwnServer) -> None:
+    pools = [jobs.pool("-n", name, processes=2) for name in ("a", "b")]
+    jobs.running(4)
+    ids = [jobs.send("slow", f"s{number}") for number in range(12)]
+    eventually(lambda: all(jobs.runs("start", f"s{number}") for number in range(12)))
+    # When it stands still for longer than a lease, with every connection kept: renewals and sweeps wait in a row
+    for _ in range(10 if LONG else 2):
+        os.kill(own_valkey.pid, signal.SIGSTOP)
+        time.sleep(2.0)
+        os.kill(own_valkey.pid, signal.SIGCONT)
+        assert jobs.outcome(send(jobs, "add", 1, 1)).delivery == 1
+    jobs.go(*(f"s{number}" for number in range(12)))
+    assert [jobs.outcome(one).delivery for one in ids] == [1] * 12
+    jobs.settled()
+    ran_once(jobs, "start", [f"s{number}" for number in range(12)])
+    assert all("Took over" not in pool.output for pool in pools)
     stops_clean(jobs, *pools)

@@ -203,6 +203,13 @@ SWEEP = [
         {f"{LEASES} corpse": "+30s", f"{LEASES} me": "+30s"},
     ),
     Case(
+        "a lease from before the clock was set back",
+        [seed_corpse(9000), lambda w: w.lease("foreign", 999_990)],
+        swept,
+        [("me", "+60s"), ("corpse", "+3600s"), ("foreign", "+3600s")],
+        {f"{LEASES} corpse": "+3600s", f"{LEASES} foreign": "+3600s"},
+    ),
+    Case(
         "a consumer that came back to the own stream only",
         [seed, do("XGROUP", "CREATECONSUMER", AGAIN, G, "zombie")],
         swept,
@@ -220,6 +227,27 @@ SWEEP = [
         [seed, lambda w: w.group("h"), lambda w: w.read("other", S, 1, "h")],
         swept,
         [("me", "+60s")],
+    ),
+]
+
+
+def of_grace(world: World) -> None:
+    """My lease was lost, and a sweep has found me without one."""
+    world.call("ZREM", LEASES, ME)
+    world.me.sweep(world.call)
+
+
+GRACE = [
+    Case("is not renewed", [seed, of_grace], lambda w: w.me.renew(w.call).held, False),
+    Case("lets nothing be committed", [seed, of_grace], commit(("ack", False, "1-1")), (False, False)),
+    Case("is not given up", [seed, of_grace], lambda w: w.me.release(w.call, {"m1": ""}), None),
+    Case("lets nothing be claimed", [seed_corpse(-60), of_grace], claim(), Claimed(True, False, [])),
+    Case(
+        "runs out",
+        [seed_corpse(-60), lambda w: w.call("ZADD", LEASES, w.now_ms() - 60_000.5, DEAD)],
+        claim(),
+        Claimed(False, True, [M1, M2, M4]),
+        TAKEN_ALL | COUNTED,
     ),
 ]
 
@@ -280,6 +308,11 @@ def test_claim(case: Case, world: World) -> None:
 
 @cases(*SWEEP)
 def test_sweep(case: Case, world: World) -> None:
+    check(case, world)
+
+
+@cases(*GRACE)
+def test_a_lease_of_grace(case: Case, world: World) -> None:
     check(case, world)
 
 
