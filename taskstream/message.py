@@ -34,6 +34,9 @@ HISTORY_HEADER = f"{OWN_HEADERS}history"
 UNKNOWN_HEADER = f"{OWN_HEADERS}unknown"
 """How often a message was put back because no handler of that name was there."""
 
+DEATHS_HEADER = f"{OWN_HEADERS}deaths"
+"""How many worker processes had died under a message when it was put back: whoever reads it next is to know."""
+
 _encode_json = msgspec.json.Encoder().encode
 _decode_headers = msgspec.json.Decoder(dict[str, Any]).decode
 _decode_fields = msgspec.json.Decoder(list[str]).decode

@@ -59,9 +59,8 @@ class Executor:
         self._known: dict[int, Known] = {}  # by identity: hashing a handler costs more than running a small one
         self._starting = RLock()
         self._timed = 0
-        self._alone = RLock()
-        self._suspects: set[Job] = set()
-        """Those that wait for nothing else to run."""
+        self._suspect: Job | None = None
+        """Waits for nothing else to run."""
         self.closed = False
         """A suspect runs alone, or waits for it: nothing else is started."""
         self.running = 0
@@ -80,9 +79,11 @@ class Executor:
 
     def withdraw(self, consumer: Consumer) -> list[Job]:
         """Take back what waits here for ``consumer``; what runs goes on."""
-        mine: list[Job] = [job for job in self._suspects if job.membership.consumer is consumer]
-        self._suspects.difference_update(mine)
+        mine: list[Job] = []
         others: list[Job] = []
+        if self._suspect is not None and self._suspect.membership.consumer is consumer:
+            mine.append(self._suspect)
+            self._suspect = None
         while not self._queue.empty():
             job = self._queue.get_nowait()
             (mine if job.membership.consumer is consumer else others).append(job)
@@ -106,31 +107,29 @@ class Executor:
         get = self._queue.get
         while True:
             job = get()
-            if job.delivery.deaths and on_last_chance(job):
-                self._run_alone(lane, job)
-            elif self.closed:
+            if self.closed:
                 # Another process may have time for it; here it could wait as long as the longest message takes.
                 job.membership.consumer.give_back([job])
+            elif job.delivery.deaths and on_last_chance(job):
+                self._run_alone(lane, job)
             else:
                 self._run_job(lane, job)
 
     def _run_alone(self, lane: Lane, job: Job) -> None:
         """One more death would make it poison: with nothing beside it, so that only the guilty is found so."""
-        suspects, membership = self._suspects, job.membership
-        suspects.add(job)
-        with self._alone:
-            self.closed = True
-            try:
-                # What has run and is not committed would run again, too.
-                acker = membership.consumer.acker
-                while job in suspects and (self.running or not acker.idle) and not membership.lost:
-                    gevent.sleep(0.01)
-                if job in suspects:
-                    suspects.remove(job)
-                    self._run_job(lane, job)
-            finally:
-                self.closed = False
-                membership.consumer.notice_room()
+        membership = job.membership
+        self.closed, self._suspect = True, job
+        try:
+            # What has run and is not committed would run again, too.
+            acker = membership.consumer.acker
+            while self._suspect is job and (self.running or not acker.idle) and not membership.lost:
+                gevent.sleep(0.01)
+            if self._suspect is job:
+                self._suspect = None
+                self._run_job(lane, job)
+        finally:
+            self.closed = False
+            membership.consumer.notice_room()
 
     def _run_job(self, lane: Lane, job: Job) -> None:
         membership = job.membership

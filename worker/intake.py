@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from taskstream.broker.group import Entry
 from taskstream.errors import InvalidMessage, TimeLimitExceeded
-from taskstream.message import Delivery, Message, from_fields
+from taskstream.message import DEATHS_HEADER, Delivery, Message, from_fields
 from taskstream.results.base import Failure
 
 from . import outcomes
@@ -29,8 +29,12 @@ def accept(consumer: Consumer, membership: Membership, entries: Sequence[Entry],
         except InvalidMessage as error:
             unreadable = str(error)
             message = Message(f"entry-{entry.entry_id}", "", b"")
+        deaths = entry.deaths
+        if message.headers and DEATHS_HEADER in message.headers:
+            known = message.headers[DEATHS_HEADER]
+            deaths = max(deaths, known) if isinstance(known, int) else deaths
         delivery = Delivery(
-            message, stream, group, entry.entry_id, message.deliveries + entry.times, entry.from_again, entry.deaths
+            message, stream, group, entry.entry_id, message.deliveries + entry.times, entry.from_again, deaths
         )
         handler = subscription.handler_for(message.name)
         job = Job(membership, delivery, handler)
@@ -56,10 +60,10 @@ def accept(consumer: Consumer, membership: Membership, entries: Sequence[Entry],
             else:
                 around.log.error("No handler for this message anywhere: dead letter", _about(job))
             acker.put(job)
-        elif entry.deaths >= handler.settings.max_deliveries:
-            reason = f"{entry.deaths} worker processes died while it ran"
+        elif deaths >= handler.settings.max_deliveries:
+            reason = f"{deaths} worker processes died while it ran"
             outcomes.bury(job, Failure("WorkerDied", reason), around.worker, around.keep_results)
-            around.log.error("Poison message: dead letter", {**_about(job), "deaths": entry.deaths})
+            around.log.error("Poison message: dead letter", {**_about(job), "deaths": deaths})
             acker.put(job)
         else:
             consumer.active += 1

@@ -16,7 +16,7 @@ import msgspec
 
 from taskstream.errors import InvalidMessage, Shutdown, TimeLimitExceeded
 from taskstream.handler import Settings
-from taskstream.message import UNKNOWN_HEADER, Delivery, Message, fields_json
+from taskstream.message import DEATHS_HEADER, UNKNOWN_HEADER, Delivery, Message, fields_json
 from taskstream.results.base import FAILURE, RETRY, SUCCESS, Failure, Outcome
 from taskstream.retry import backoff_delay
 
@@ -190,6 +190,8 @@ def _again(
     headers: dict[str, object] | None = None,
 ) -> Message:
     message = delivery.message
+    if delivery.deaths:
+        headers = {**((message.headers if headers is None else headers) or {}), DEATHS_HEADER: delivery.deaths}
     return Message(
         message.id,
         message.name,

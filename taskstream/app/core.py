@@ -150,6 +150,7 @@ class Taskstream:
         retry_jitter: bool = True,
         autoretry_for: tuple[type[BaseException], ...] = (),
         timeout: float | None = None,
+        hard_timeout: float | None = None,
         max_deliveries: int = 3,
         ignore_result: bool = False,
     ) -> TaskDecorator: ...
@@ -160,7 +161,8 @@ class Taskstream:
         ``name`` is ``app.function`` unless given; ``queue`` the app's name. ``autoretry_for`` lists the exceptions
         after which a call is tried again, ``max_retries`` times at most (3 unless given), waiting
         ``retry_backoff`` s before the first retry, twice that before the second, at most ``retry_backoff_max`` s;
-        with ``retry_jitter`` anywhere between 0 and that. ``timeout`` (s) ends a call that takes longer.
+        with ``retry_jitter`` anywhere between 0 and that. ``timeout`` (s) ends a call that takes longer,
+        ``hard_timeout`` (s) the worker process of one that does so nevertheless.
         ``max_deliveries``: how many worker processes may die under a call before it becomes a dead letter.
         ``ignore_result`` keeps no value.
 

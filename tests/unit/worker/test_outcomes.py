@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from taskstream.errors import InvalidMessage, Shutdown, TimeLimitExceeded
 from taskstream.handler import Handler, Settings
-from taskstream.message import Delivery, Message, from_fields_json
+from taskstream.message import DEATHS_HEADER, Delivery, Message, from_fields_json
 from taskstream.results.base import Failure, Outcome
 from taskstream_worker import outcomes
 from taskstream_worker.membership import Job, Membership
@@ -259,6 +259,19 @@ def test_a_buried_message_has_an_outcome_and_a_letter() -> None:
     # It did not run: it began and ended at once
     assert made.outcome.started_ms == made.outcome.finished_ms > 0
     assert json.loads(made.payload)["deaths"] == 3
+
+
+def test_what_is_put_back_carries_the_deaths_under_it() -> None:
+    made = job(deaths=2, number=3)
+    outcomes.give_back(made, started=False)
+    found = from_fields_json(made.payload)
+    assert found.headers == {"request_id": "r1", "other": [1], DEATHS_HEADER: 2}
+    made = job(deaths=1, retry_for=(ValueError,))
+    outcomes.fail(made, ValueError("x"), "w", False)
+    assert made.move == "r" and DEATHS_HEADER in (from_fields_json(made.payload).headers or {})
+    innocent = job(Message("m1", "h", b"{}"))
+    outcomes.give_back(innocent, started=True)
+    assert from_fields_json(innocent.payload).headers is None
 
 
 @pytest.mark.parametrize(("started", "deliveries"), [(False, 2), (True, 3)])
