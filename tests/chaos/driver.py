@@ -140,6 +140,11 @@ class Driver:
             workers = workers[1:]
         return self._rng.choice(workers) if workers else None
 
+    def _busiest_worker(self) -> psutil.Process | None:
+        """The one in which most handlers run."""
+        workers = [worker for pool in self._system.pools for worker in pool.workers()]
+        return max(workers, key=lambda worker: self._records.running(worker.pid), default=None)
+
     def _mortal_pool(self) -> Pool:
         return self._rng.choice(self._system.pools[1:])
 
@@ -256,12 +261,15 @@ class Driver:
 
     def _bring_broker_back(self, *, was_long: bool) -> None:
         assert self._broker_gone is not None and self._system.sampler is not None
-        last = self._worker(steady=True)
-        if was_long and last is not None:
+        late = self._busiest_worker() if was_long else None
+        if late is not None:
             # All leases have run out, and this one is renewed later than the others look.
-            self._freeze(last, 0.4 * self._lease_s, "worker")
+            with contextlib.suppress(psutil.NoSuchProcess):
+                late.suspend()
         self._system.server.start()
         self._system.sampler.broker_is_back()
+        if late is not None:
+            self._freeze(late, 0.4 * self._lease_s, "worker")
         self._records.outages.append(Span(self._broker_gone, time.monotonic()))
         self._broker_gone = None
 

@@ -94,6 +94,13 @@ class Records:
                 runs.sort(key=lambda run: run.begin)
         return found
 
+    def running(self, pid: int) -> int:
+        """How many handlers run in a process."""
+        files = sorted((self.folder / FOLDER).glob(f"{pid}-*"), key=lambda path: path.stat().st_mtime)
+        data = files[-1].read_bytes() if files else b""
+        steps = data[: len(data) // RECORD.size * RECORD.size : RECORD.size]
+        return 2 * steps.count(BEGIN) - len(steps)
+
     def run_count(self) -> int:
         """About how many runs there were so far, without reading them."""
         return sum(path.stat().st_size for path in (self.folder / FOLDER).glob("*-*")) // (2 * RECORD.size)

@@ -186,6 +186,7 @@ def test_reads_what_processes_left(tmp_path: Path) -> None:
         7: [Run(7, 100, 1.0, failed=1.3), Run(7, 101, 2.0, 2.5), Run(7, 100, 3.0)],
         8: [Run(8, 100, 1.1, 1.2)],
     }
+    assert [Records(tmp_path).running(pid) for pid in (100, 101, 102)] == [1, 0, 0]
 
 
 def test_reads_what_producers_wrote(tmp_path: Path) -> None:
