@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from taskstream.cli.broker_choice import broker_option, connected
-from taskstream.cli.facts import open_results, streams_said_by
 from taskstream.cli.output import age, json_option, moment, note, print_json, print_table, shown
-from taskstream.cli.target import Target, find_target, target_options
-from taskstream.errors import ConfigError, TaskstreamError
+from taskstream.cli.sources import chosen_store, results_option, streams_of
+from taskstream.cli.target import find_target, target_options
+from taskstream.errors import TaskstreamError
 
 if TYPE_CHECKING:
     from taskstream.inspector import GroupView, StreamView, WorkerView
-    from taskstream.results.base import Outcome, ResultStore
+    from taskstream.results.base import Outcome
 
 DONE, FAILED = 0, 1
 
@@ -35,7 +33,7 @@ def queues(app: str | None, config_files: str | None, broker: str | None, as_jso
 
     target = find_target(app, config_files)
     with connected(broker, target) as connection:
-        streams = overview(connection, _streams_of(target)).streams
+        streams = overview(connection, streams_of(target)).streams
     if as_json:
         print_json(streams)
         return DONE
@@ -99,19 +97,13 @@ def workers(app: str | None, config_files: str | None, broker: str | None, as_js
 @click.command()
 @click.argument("message_id", metavar="ID")
 @target_options
-@click.option(
-    "--results",
-    metavar="URL",
-    help="file://FOLDER, json://FOLDER or redis://… "
-    "[default: TASKSTREAM_RESULTS, else what -A or --config-files says, else the running `taskstream dev` of this "
-    "folder, else the configuration].",
-)
+@results_option
 @json_option
 def result(message_id: str, app: str | None, config_files: str | None, results: str | None, as_json: bool) -> int:
     """What became of a message: its outcome in each group. Exit status 1 if there is none yet."""
     from taskstream.connection import display_url
 
-    store, source = _store(app, config_files, results)
+    store, source = chosen_store(app, config_files, results)
     note(f"results {display_url(store.url)} ({source})")
     try:
         outcomes = store.read(message_id)
@@ -124,42 +116,6 @@ def result(message_id: str, app: str | None, config_files: str | None, results: 
     if not outcomes:
         raise TaskstreamError(f"no outcome of {message_id!r} yet: it waits, runs, was swept away, or never was")
     return DONE
-
-
-def _store(app: str | None, config_files: str | None, option: str | None) -> tuple[ResultStore, str]:
-    """The store to look into and who named it. Raises ConfigError."""
-    url, source = option, "--results"
-    if not url:
-        url, source = os.environ.get("TASKSTREAM_RESULTS"), "TASKSTREAM_RESULTS"
-    if not url and not app and not config_files:
-        from taskstream.embedded import running_broker
-
-        running = running_broker(Path.cwd())
-        url, source = running.results if running else None, "the running `taskstream dev` of this folder"
-    if url:
-        from taskstream.results import open_store
-
-        store = open_store(url, base=Path.cwd())
-    else:
-        target = find_target(app, config_files)
-        if target is None:
-            raise ConfigError(
-                "no result store: pass --results file://…, name the code with -A or --config-files, "
-                "or come to a folder with a running `taskstream dev`"
-            )
-        store, source = open_results(target), f"said by {target}"
-    if store is None:
-        raise ConfigError(f"no results are kept ({source})")
-    return store, source
-
-
-def _streams_of(target: Target | None) -> list[str]:
-    """The streams of the code, which no worker may have registered yet. Broken code is no reason not to look."""
-    try:
-        return streams_said_by(target)
-    except ConfigError as error:
-        note(f"{error}; showing what workers registered")
-        return []
 
 
 def _stream_rows(stream: StreamView) -> list[list[object]]:

@@ -37,6 +37,7 @@ COMMANDS = {
     "queues": Entry("Look", "taskstream.cli.inspect:queues", "Streams, queues and their groups: what waits where."),
     "workers": Entry("Look", "taskstream.cli.inspect:workers", "The live worker processes."),
     "result": Entry("Look", "taskstream.cli.inspect:result", "What became of a message."),
+    "doctor": Entry("Look", "taskstream.cli.doctor:doctor", "Look broker and results over for what will hurt."),
     "dead": Entry("Steer", "taskstream.cli.dead:dead", "Dead letters: look at them, requeue or purge them."),
     "control": Entry("Steer", "taskstream.cli.control:control", "Stop and start consumption, ask workers."),
     "openapi": Entry("Document", "taskstream.cli.openapi:openapi", "The OpenAPI document: make it, compare it."),
