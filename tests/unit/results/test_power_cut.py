@@ -27,9 +27,10 @@ sqlite.CHECKPOINT_BYTES = 50_000
 url, base, policy = sys.argv[1:]
 for life in range(2):
     store = open_store(url, base=Path(base), fsync=policy)
+    value = msgspec.Raw(b'"' + b"x" * 500 + b'"')
     for batch in range({BATCHES} // 2):
         number = life * {BATCHES} // 2 + batch
-        store.write([outcome(f"{{number:03d}}-{{one}}", value=msgspec.Raw(b'"' + b"x" * 500 + b'"')) for one in range({SIZE})])
+        store.write([outcome(f"{{number:03d}}-{{one}}", value=value) for one in range({SIZE})])
         os.write(int(os.environ["ACKS"]), b"%d\\n" % number)
     store.close()  # then the log is folded into the database and removed
 """
