@@ -1,6 +1,5 @@
-"""Housekeeping of one worker process: retention of results and dead letters, the register of labels.
-
-Nothing waits for it.
+"""Housekeeping of one worker process: retention of results and dead letters, the register of labels, a look at the
+broker's settings. Nothing waits for it.
 """
 
 from __future__ import annotations
@@ -8,9 +7,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import gevent
+import redis
 
 from taskstream.broker import Broker
+from taskstream.broker.health import eviction_risk, read_facts
+from taskstream.connection import PRODUCER
 from taskstream.errors import TaskstreamError
+from taskstream.link import Link
 from taskstream.logs import FieldLogger
 from taskstream.results.base import ResultStore
 
@@ -27,15 +30,19 @@ FORGET_COUNT = 1_000
 
 
 class Janitor:
-    """Announces labels; deletes dead letters and outcomes past their retention, a bounded piece at a time."""
+    """Announces labels; deletes dead letters and outcomes past their retention, a bounded piece at a time.
+
+    With ``warn`` it says once if the broker is set to delete work when it is full; one process of a pool is to do that.
+    """
 
     def __init__(
-        self, broker: Broker, store: ResultStore | None, consumers: Sequence[Consumer], log: FieldLogger
+        self, broker: Broker, store: ResultStore | None, consumers: Sequence[Consumer], log: FieldLogger, *, warn: bool
     ) -> None:
         self._broker = broker
         self._store = store
         self._consumers = consumers
         self._log = log
+        self._warn = warn
 
     def start(self) -> None:
         """Start both greenlets."""
@@ -51,11 +58,30 @@ class Janitor:
         while True:
             try:
                 self._broker.announce_subscriptions(labels, FORGET_LABEL_S)
+                self._look_at_broker()
                 self._forget_letters()
                 gevent.sleep(ANNOUNCE_S)
             except TaskstreamError as error:
                 self._log.debug("Housekeeping in Redis failed, trying on", {"error": error})
                 gevent.sleep(1.0)
+
+    def _look_at_broker(self) -> None:
+        """Once, as soon as it answers. What may not be asked is no reason not to work."""
+        if not self._warn:
+            return
+        link = Link(self._broker.url, PRODUCER)
+        try:
+            facts = read_facts(link.replies)
+        except (redis.RedisError, OSError):
+            return  # next time
+        finally:
+            link.close()
+        self._warn = False
+        risk = eviction_risk(facts) if facts is not None else None
+        if risk is not None:
+            self._log.warning(
+                "Broker deletes work when it is full", {"reason": risk, "remedy": "set maxmemory-policy to noeviction"}
+            )
 
     def _forget_letters(self) -> None:
         for consumer in self._consumers:

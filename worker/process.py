@@ -141,7 +141,8 @@ class WorkerProcess:
         self._reporter = Reporter(self._broker, self._options.name, self._consumers, self._describe, self._log)
         self._recoverer = Recoverer(self._broker, self._consumers, self._slots, pool.lease, self._log)
         self._control = ControlListener(self._broker, self._options.name, self._consumers, self._reporter, self._log)
-        self._janitor = Janitor(self._broker, self._store, self._consumers, self._log)
+        warn = self._options.index == 1
+        self._janitor = Janitor(self._broker, self._store, self._consumers, self._log, warn=warn)
 
     def _start(self) -> None:
         self._log.info(
