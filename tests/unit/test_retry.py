@@ -32,5 +32,10 @@ def test_full_jitter_is_anywhere_below() -> None:
 
     assert backoff_delay(2, base=1.0, maximum=600.0, jitter=True, uniform=uniform) == 0.25
     assert asked == [(0.0, 4.0)]
+    # Any of it, the shortest and the longest too, and none more often: of 4,000 in ten parts 400 each, give or take
+    draw = random.Random(11).uniform
+    drawn = [backoff_delay(4, base=1.0, maximum=10.0, jitter=True, uniform=draw) for _ in range(4000)]
+    parts = [sum(part <= one < part + 1 for one in drawn) for part in range(10)]
+    assert sum(parts) == 4000 and all(300 < count < 500 for count in parts), parts
     spread = [backoff_delay(3, base=1, maximum=99, jitter=True, uniform=random.Random(7).uniform) for _ in range(2)]
     assert spread[0] == spread[1] and 0 <= spread[0] <= 8

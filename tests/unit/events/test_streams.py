@@ -104,6 +104,14 @@ def test_the_next_stage_gets_what_was_returned(make_app: MakeApp) -> None:
     assert handler.successors(delivery("In", b"{}"), value)[0].message.id != first.message.id
 
 
+def test_the_next_stage_gets_nothing_that_concerns_this_message_alone(make_app: MakeApp) -> None:
+    handler = handler_of(make_app({"work": STEP}, {"work": {**STREAM, "write_stream": {"name": "next"}}}))
+    for own in ({}, TRACK, {"mine": 1}):
+        parent = delivery("In", b'{"text": "ab"}', {**own, "ts-history": [{"type": "E"}], "ts-unknown": 3})
+        (found,) = handler.successors(parent, handler.run(parent))
+        assert found.message.headers == (own or None)
+
+
 def test_the_next_stage_has_a_limit_unless_it_is_this_one(make_app: MakeApp) -> None:
     parent = delivery("In", b'{"text": "ab"}')
     for stream, limit in (("next", 5), ("in", None)):
