@@ -183,7 +183,7 @@ def translate(error: Exception, where: str, *, sent: bool) -> TaskstreamError:
         return ConfigError(f"broker {where} refused the credentials: {_text(error)}")
     if isinstance(error, (redis.ResponseError, redis.DataError)):
         if passing(error):
-            return BrokerUnavailable(f"broker {where} does not accept commands now: {_text(error)}")
+            return BrokerUnavailable(f"broker {where} does not accept commands now: {_text(error)}{_remedy(error)}")
         return ConfigError(f"broker {where} refused a command: {_text(error)}")
     text = _text(error) or type(error).__name__
     return BrokerUnavailable(f"broker {where} cannot be reached: {text}", maybe_sent=sent)
@@ -202,3 +202,8 @@ def broker_errors(where: str) -> Iterator[None]:
         yield
     except (redis.RedisError, OSError) as error:
         raise translate(error, where, sent=False) from error
+
+
+def _remedy(error: Exception) -> str:
+    """What helps where the server's own words do not say it."""
+    return "; free space on the disk that holds its data" if "No space left on device" in str(error) else ""

@@ -14,6 +14,11 @@ from disks import FaultyDisk, SmallDisk
 from helpers import OwnServer, Started, eventually, taskstream_command
 from jobs import MODULE, Jobs
 
+from taskstream.broker import Broker
+from taskstream.embedded import EmbeddedBroker, running_broker_url
+from taskstream.errors import BrokerUnavailable
+from taskstream.message import Message, new_id
+
 
 @pytest.fixture
 def jobs(tmp_path: Path, broker_url: str, start_cli: Callable[..., Started]) -> Jobs:
@@ -177,3 +182,30 @@ def test_a_folder_that_becomes_read_only_and_one_that_is_replaced(jobs: Jobs, sm
     shutil.move(small_disk.folder / "results", small_disk.folder / "moved")
     consumes(jobs, 2)
     jobs.settled()
+
+
+def test_an_embedded_broker_on_a_full_disk_is_found_and_goes_on(small_disk: SmallDisk) -> None:
+    with EmbeddedBroker(small_disk.folder) as server:
+        broker = Broker(server.url)
+        broker.publish("jobs", Message("before", "jobs.add", b"{}"))
+        small_disk.fill()
+
+        def refused() -> str:
+            try:
+                broker.publish("jobs", Message(new_id(), "jobs.add", b"{}"))
+            except BrokerUnavailable as error:
+                return str(error)
+            return ""
+
+        # Then producers are told what to do, and it is still the running broker of its folder
+        text = eventually(refused, 20)
+        assert "No space left on device" in text and "free space on the disk that holds its data" in text
+        assert running_broker_url(small_disk.folder) == server.url
+        count = broker.stream_length("jobs")
+        # And with room it takes messages again, with all it had accepted
+        small_disk.free()
+        eventually(lambda: not refused(), 20)
+        assert broker.stream_length("jobs") == count + 1
+        server.stop()
+        server.start()
+        assert Broker(server.url).stream_length("jobs") == count + 1
