@@ -35,7 +35,7 @@ def run(folder: Path, load: Load, say: Callable[[str], None]) -> Verdict:
         driver.run(load.seconds)
         system.stop_producers()
         say("disturbances are over, waiting for rest")
-        system.settle(patience(90.0) + load.seconds / 4)
+        system.settle()
         took_s = time.monotonic() - begun
         say("at rest, accounting for every call")
         return _judge(system, driver, took_s)

@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import redis
+from box import patience
 from helpers import OwnServer, Started, eventually
 from proxy import FaultyProxy
 
@@ -126,9 +128,19 @@ class System:
 
     # -- the end -----------------------------------------------------------------------------------------
 
-    def settle(self, timeout: float) -> None:
-        """Wait until all is done and every consumer left belongs to a living process, then stop the pools cleanly."""
-        eventually(self._idle, timeout, lambda: f"still to do: {self.state()}")
+    def settle(self) -> None:
+        """Wait until all is done and every consumer left belongs to a living process, then stop the pools cleanly.
+
+        AssertionError if nothing moves any more before that.
+        """
+        timeout = 60.0 + patience(15.0)  # a message of an unknown name may be delayed for a minute
+        last, since = "", time.monotonic()
+        while not self._idle():
+            state = self.state()
+            if state != last:
+                last, since = state, time.monotonic()
+            assert time.monotonic() - since < timeout, f"nothing moves, and still to do: {state}"
+            time.sleep(0.2)
         living = {queue: PROCESSES * sum(queue in pool.queues for pool in self.pools) for queue in QUEUES}
         eventually(lambda: self._consumers() == living, timeout, lambda: f"{self._consumers()} consumers, not {living}")
         assert self.sampler is not None

@@ -85,6 +85,8 @@ class Producer:
         try:
             return f"accepted {number} {kind} {call.task.delay(*call.args).id}"
         except BrokerUnavailable as error:
+            if kind == "poison":
+                self._poison_at = 0.0  # the next call then
             return f"{'unsure' if error.maybe_sent else 'refused'} {number} {kind} -"
 
     def _keyed(self, number: int, kind: str, call: Any, child: str | None) -> str:
@@ -102,7 +104,7 @@ class Producer:
         number = self._number
         self._number += self._step
         if time.monotonic() >= self._poison_at:
-            self._poison_at += POISON_EVERY_S
+            self._poison_at = time.monotonic() + POISON_EVERY_S
             return number, "poison", poison.s(number), None
         kind = self._rng.choices(list(KINDS), list(KINDS.values()))[0]
         if kind == "first":
