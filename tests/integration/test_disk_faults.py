@@ -209,3 +209,17 @@ def test_an_embedded_broker_on_a_full_disk_is_found_and_goes_on(small_disk: Smal
         server.stop()
         server.start()
         assert Broker(server.url).stream_length("jobs") == count + 1
+
+
+def test_a_slow_disk_gets_larger_batches(jobs: Jobs, faulty_disk: FaultyDisk, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs.results = f"file://{faulty_disk.folder}"
+    for name, value in faulty_disk.env.items():
+        monkeypatch.setenv(name, value)
+    faulty_disk.set(fsync_ms=50)
+    messages = [Message(new_id(), "jobs.silent", b"{}") for _ in range(2000)]
+    jobs.broker.publish_many([("jobs", message) for message in messages])
+    jobs.pool("-l", "WARNING", concurrency=5)
+    # Given 50 ms a sync, then many outcomes share each, although only five messages run at once
+    eventually(lambda: jobs.broker.stream_length("jobs") == 0, 40)
+    assert faulty_disk.fsyncs < len(messages) / 10
+    assert jobs.outcome(messages[-1].id).state == "SUCCESS"
