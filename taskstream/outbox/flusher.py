@@ -187,6 +187,11 @@ class Flusher:
                 fields = {"message.id": row.envelope.message.id, "stream.name": row.envelope.stream}
                 self._log.warning("Sending once more what may have been sent more than a day ago", fields)
 
+    @property
+    def trouble(self) -> str:
+        """What could not be done since the outbox was empty last; empty if nothing."""
+        return "; ".join(self._said.values())
+
     def _say(self, about: str, text: str) -> None:
         """Log a trouble once, until the outbox is empty or it is another one."""
         if self._said.get(about) != text:

@@ -74,6 +74,11 @@ class Outbox:
         """Send what waits, in this thread, once. Raises OutboxProblem."""
         return self._flusher.flush()[0]
 
+    @property
+    def trouble(self) -> str:
+        """Why something still waits, as far as this process has seen it; empty if nothing does."""
+        return self._flusher.trouble
+
     def close(self) -> None:
         """Send what can be sent within 2 s; the rest stays for the next process."""
         self._flusher.stop(EXIT_S)

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -21,6 +22,7 @@ SCRIPT = """
 import sys
 import time
 from pathlib import Path
+from typing import Any
 if "gevent" in sys.argv:
     from gevent import monkey
     monkey.patch_all()
@@ -194,3 +196,33 @@ def test_an_outbox_that_cannot_be_written_is_told(tmp_path: Path, own_valkey: Ow
         add.delay(1)
     shop.close()
     assert PRODUCER.connect_timeout == 2.0
+
+
+def test_the_command_lists_and_sends_what_was_left(
+    start_producer: StartProducer, own_valkey: OwnServer, tmp_path: Path, run_cli: Callable[..., Any]
+) -> None:
+    (tmp_path / "shop.py").write_text(
+        "from taskstream import Taskstream\n"
+        f"app = Taskstream('shop', broker='{own_valkey.url}', outbox='file://outbox')\n"
+        "app.task(name='add')(lambda number: number)\nnone = Taskstream('none')\n"
+    )
+    # Given nothing, and then what a killed process left
+    done = run_cli("outbox", "list", "-A", "shop")
+    assert (done.returncode, done.stdout) == (0, "") and "nothing waits" in done.stderr
+    own_valkey.stop()
+    process = start_producer("first", own_valkey.url, 3, "stay")
+    eventually(lambda: len(accepted(tmp_path, "first")) == 3, patience(20), lambda: process.output)
+    process.send(signal.SIGKILL)
+    process.wait()
+    # When it is listed and sent, without a broker and with one
+    (found,) = json.loads(run_cli("outbox", "list", "-A", "shop", "--json").stdout)
+    assert (found["queue"], found["waiting"]) == ("shop", 3) and found["oldest_age_s"] >= 0
+    done = run_cli("outbox", "flush", "-A", "shop")
+    assert (done.returncode, done.stdout) == (1, "sent 0, 3 waiting\n"), done.stderr
+    assert "not all could be sent: Outbox waits for the broker: broker redis://" in done.stderr
+    own_valkey.start()
+    done = run_cli("outbox", "flush", "-A", "shop")
+    assert (done.returncode, done.stdout) == (0, "sent 3, 0 waiting\n"), done.stderr
+    assert [one for one, _, _ in arrived(own_valkey.url)] == accepted(tmp_path, "first")
+    done = run_cli("outbox", "list", "-A", "shop:none")
+    assert done.returncode == 2 and "shop:none has no outbox" in done.stderr
