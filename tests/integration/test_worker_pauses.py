@@ -1,0 +1,104 @@
+"""Processes that stand still for longer than their lease and go on: what they say then is not heard any more."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from helpers import Started, eventually
+from jobs import Jobs, kill
+from proxy import FaultyProxy
+
+from taskstream import keys
+from taskstream.handler import QUEUE_GROUP
+
+
+@pytest.fixture
+def jobs(tmp_path: Path, broker_url: str, start_cli: Callable[..., Started]) -> Jobs:
+    """The app, without a pool."""
+    return Jobs(tmp_path, broker_url, start_cli)
+
+
+@pytest.fixture
+def proxy(broker_url: str) -> Iterator[FaultyProxy]:
+    """Between one pool and the server."""
+    proxy = FaultyProxy(broker_url)
+    yield proxy
+    proxy.close()
+
+
+def test_a_process_stopped_inside_a_commit_of_many(jobs: Jobs, proxy: FaultyProxy) -> None:
+    # Given a process that stands still when outcomes are on disk, their commit is on the way and more wait behind it
+    direct, jobs.url = jobs.url, proxy.url
+    jobs.pool("--name", "asleep", concurrency=30)
+    (asleep,) = jobs.running(1)
+    (jobs.folder / "hold").touch()
+    ids = [jobs.send("slow", f"k{n}") for n in range(15)]
+    failing = [jobs.send("late_failure", f"f{n}") for n in range(5)]
+    eventually(lambda: all(jobs.runs("late_failure", f"f{n}") for n in range(5)) and jobs.state.held == 20)
+    eventually(lambda: all(jobs.runs("start", f"k{n}") for n in range(15)))
+    proxy.drop(requests=True, replies=False)
+    (jobs.folder / "hold").unlink()
+    jobs.go(*(f"k{n}" for n in range(15)))
+    eventually(lambda: any(jobs.found(one) is not None for one in (*ids, *failing)))
+    kill(asleep["pid"], signal.SIGSTOP)
+    # When another pool has taken it all over and finished it
+    jobs.url = direct
+    jobs.pool("--name", "other", concurrency=30)
+    eventually(lambda: all((found := jobs.found(one)) is not None and found.delivery > 1 for one in ids), 20)
+    outcomes = [jobs.outcome(one) for one in (*ids, *failing)]
+    # (its read, which the server still has, may have been handed one of the retries: one delivery more)
+    assert [(found.state, found.attempts) for found in outcomes] == [("SUCCESS", 1)] * 15 + [("FAILURE", 2)] * 5
+    jobs.settled(dead=5)
+    # Then the commit that arrives now does nothing, nor does what follows when the process wakes
+    proxy.heal()
+    kill(asleep["pid"], signal.SIGCONT)
+    eventually(lambda: any("asleep" in one["name"] and one["state"] == "running" for one in jobs.running(2)))
+    # (one lease for the old name, one for whoever watches it)
+    eventually(lambda: jobs.state.consumers == 2)
+    jobs.settled(dead=5)
+    assert [jobs.found(one) for one in (*ids, *failing)] == outcomes
+    assert all(len(jobs.runs("late_failure", f"f{n}")) == 3 for n in range(5))
+
+
+def test_a_pool_stopped_past_its_lease_goes_on_afresh(jobs: Jobs) -> None:
+    # Given a supervisor and its process that stand still together while messages run
+    pool = jobs.pool("--name", "asleep")
+    ids = [jobs.send("slow", key) for key in "abc"]
+    eventually(lambda: all(jobs.runs("start", key) for key in "abc"))
+    pool.send(signal.SIGSTOP, group=True)
+    jobs.pool("--name", "other")
+    eventually(lambda: all(len(jobs.runs("start", key)) == 2 for key in "abc"))
+    # When they go on while the other pool runs them
+    pool.send(signal.SIGCONT, group=True)
+    eventually(lambda: "Lease lost" in pool.output)
+    jobs.go(*"abc")
+    # Then each has one outcome, and it is the other's
+    outcomes = [jobs.outcome(one) for one in ids]
+    assert [(found.delivery, found.worker.split(".")[0]) for found in outcomes] == [(2, "other")] * 3
+    jobs.settled()
+    assert jobs.broker.client.exists(keys.deaths("jobs", QUEUE_GROUP)) == 0
+    pool.send(signal.SIGTERM)
+    assert pool.wait() == 0
+    assert [jobs.found(one) for one in ids] == outcomes
+
+
+def test_a_stopped_supervisor_stops_no_worker(jobs: Jobs) -> None:
+    # Given two pools, one of whose supervisors stands still for longer than a lease while a message runs below it
+    pool = jobs.pool()
+    one = jobs.send("slow", "a")
+    eventually(lambda: jobs.runs("start", "a"))
+    jobs.pool()
+    jobs.running(2)
+    pool.send(signal.SIGSTOP)
+    time.sleep(2.5)
+    # Then its process kept its lease by itself
+    jobs.go("a")
+    assert jobs.outcome(one).delivery == 1
+    jobs.settled()
+    pool.send(signal.SIGCONT)
+    pool.send(signal.SIGTERM)
+    assert pool.wait() == 0
