@@ -117,7 +117,7 @@ class Recoverer:
         ripe = self._observed[id(consumer)].ripe(leases, membership.group.consumer, boottime())
         more = False
         for victim, score in ripe:
-            if consumer.state != STARTED:
+            if consumer.state != STARTED or consumer.around.paused is not None:
                 return False
             count = min(consumer.room, 100)
             if not count:

@@ -116,6 +116,25 @@ def test_a_stop_on_a_full_disk_ends_in_time_and_gives_up_what_has_no_outcome(job
     assert jobs.broker.client.keys("ts:*deaths*") == []
 
 
+def test_what_a_dead_worker_held_is_not_run_where_no_outcome_can_be_kept(jobs: Jobs, small_disk: SmallDisk) -> None:
+    jobs.results = f"file://{small_disk.folder}/results"
+    pools = [jobs.pool(concurrency=1) for _ in range(2)]
+    jobs.running(2)
+    ids = [jobs.send("slow", key) for key in "ab"]
+    eventually(lambda: jobs.runs("start", "a") and jobs.runs("start", "b"))
+    small_disk.fill()
+    jobs.go("a", "b")
+    eventually(lambda: [one["state"] for one in jobs.broker.workers()] == ["paused"] * 2, 15)
+    # When one of two paused workers is gone for longer than its lease
+    pools[0].remove()
+    time.sleep(3)
+    # Then the other one does not start over what it held, before there is room
+    assert [len(jobs.runs("start", key)) for key in "ab"] == [1, 1]
+    small_disk.free()
+    assert sorted(jobs.outcome(one).delivery for one in ids) == [1, 2]
+    jobs.settled()
+
+
 def test_a_log_on_a_full_disk_costs_lines_and_nothing_else(
     jobs: Jobs, small_disk: SmallDisk, start_process: Callable[..., Started]
 ) -> None:
