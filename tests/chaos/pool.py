@@ -13,7 +13,7 @@ from helpers import ROOT, Started, taskstream_command
 
 GRACE_S = 10.0
 PROCESSES = 2
-CONCURRENCY = 10
+CONCURRENCY = 50
 
 MODULES = {"old": "chaos_tasks:app", "new": "chaos_tasks_new:app"}
 """The app's code by release."""
