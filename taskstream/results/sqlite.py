@@ -57,7 +57,7 @@ _REMEDIES = {
     sqlite3.SQLITE_CANTOPEN: (errno.EACCES, "it cannot be opened: check that the folder exists and its permissions"),
     sqlite3.SQLITE_PERM: (errno.EACCES, "access is denied: check the folder's permissions"),
     sqlite3.SQLITE_BUSY: (errno.EBUSY, f"another process has kept it locked for {BUSY_TIMEOUT_S:.0f} s"),
-    sqlite3.SQLITE_IOERR: (errno.EIO, "reading or writing it failed: check the disk"),
+    sqlite3.SQLITE_IOERR: (errno.EIO, "reading or writing it failed: check the disk and its quota"),
 }
 
 _log = engine_logger("results")
