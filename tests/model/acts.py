@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from .rules import EARLY, FENCED, INNOCENT, POISON, RERUN, STARTED, STOLEN, UNBOUGHT
-from .server import LEASE, Body, Entry, Move, S, Server
-from .state import MAX_ATTEMPTS, MAX_DELIVERIES, At, Job, Scenario, State, Worker
+from .server import LEASE, MAX_DELIVERIES, Body, Entry, Move, S, Server
+from .state import MAX_ATTEMPTS, At, Job, Scenario, State, Worker
 
 
 class Acts(State):
@@ -112,6 +112,8 @@ class Acts(State):
         body = job.body
         if end == "x":
             self.die(w)
+            if self.scenario.together:
+                w.started = None
         elif end == "i":
             w.jobs[at] = job._replace(body=self._again(job), state="kept", move="g")
         elif end == "f" and body.attempt < MAX_ATTEMPTS:
@@ -120,9 +122,10 @@ class Acts(State):
             move = "d" if end == "f" else "s" if job.deaths else "a"
             w.jobs[at] = job._replace(state="ran", move=move)
 
-    def do_back(self, who: str, at: At) -> None:
-        """Give back what has not started."""
-        self.pay("stop")
+    def do_back(self, who: str, at: At, how: str) -> None:
+        """Give back what has not started: the worker stops, or a suspect is to run alone in it."""
+        if how == "stop":
+            self.pay("stop")
         w = self.workers[who]
         job = w.jobs[at]
         w.jobs[at] = job._replace(body=self._again(job, deliveries=job.number - 1), state="kept", move="g")
@@ -227,7 +230,8 @@ class Acts(State):
         name, *rest = chore = next(iter(w.todo))
         del w.todo[chore]
         if name == "keep":
-            self._store(w.group, *rest, w.name)
+            msg, number = rest
+            self._store(w.group, msg, number, w.name)
         elif name == "child":
             self._publish_child(*rest)
         else:
@@ -276,8 +280,8 @@ class Acts(State):
         w.seen, w.ripe = self.observe(w, self.server.sweep(w.group))
 
     def observe(
-        self, w: Worker, leases: dict[str, int]
-    ) -> tuple[dict[str, tuple[int, int]], tuple[tuple[str, int], ...]]:
+        self, w: Worker, leases: dict[str, float]
+    ) -> tuple[dict[str, tuple[float, int]], tuple[tuple[str, float], ...]]:
         """recoverer.Observations"""
         now = self.server.now
         seen, ripe = {}, []
@@ -291,7 +295,7 @@ class Acts(State):
                 ripe.append((consumer, score))
         return seen, tuple(ripe)
 
-    def do_claim(self, who: str, victim: str, score: int, how: str = "") -> None:
+    def do_claim(self, who: str, victim: str, score: float, how: str = "") -> None:
         w, server = self.workers[who], self.server
         mine_holds = server.leases.get((w.group, w.name), 0) > server.now
         given_up = server.leases.get((w.group, victim)) in (1, -1)

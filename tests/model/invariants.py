@@ -42,12 +42,12 @@ def problem(before: World, step: Step, after: World) -> str | None:
         return TWICE
     if any(not found[at] for at in after.accepted):
         return LOST
-    for at, (_, number, by) in after.winners.items():
-        if after.disk.get(at) != (number, by):
+    for won, (_, number, by) in after.winners.items():
+        if after.disk.get(won) != (number, by):
             return OUTCOME
     for parent in after.scenario.children:
         kids = sum(1 for at in after.kids if at[0] == parent)
-        if kids > 1 or (kids == 0 and any(msg == parent for (_, msg), won in after.winners.items() if won[0] != "d")):
+        if kids > 1 or (kids == 0 and any(msg == parent for (_, msg), end in after.winners.items() if end[0] != "d")):
             return CHILDREN
     if after.blamed_wrongly():
         return BLAMED

@@ -21,8 +21,38 @@ BOTH_BLAMED = (
     ("join", "w1"),
     ("sweep", "w1"),
     ("claim", "w1", "w1.1", 1),
+    ("back", "w1", ("S", 1), "stop"),
 )
 """A process died with a killer and its neighbour, and the next one took both over."""
+
+DIED_TOGETHER = (
+    ("publish", "a"),
+    ("publish", "b"),
+    ("read", "w1"),
+    ("start", "w1", ("S", 1)),
+    ("end", "w1", ("S", 1), "x"),
+    ("restart", "w1"),
+    ("join", "w1"),
+    ("sweep", "w1"),
+    ("tick",),
+    ("tick",),
+    ("sweep", "w1"),
+)
+"""A killer took process and supervisor along, so that both it and its neighbour are to blame."""
+
+LOST_AND_READING = (
+    ("publish", "a"),
+    ("read", "w1"),
+    ("read", "w1", "late"),
+    ("pause", "w1"),
+    ("sweep", "w2"),
+    ("tick",),
+    ("tick",),
+    ("sweep", "w2"),
+    ("claim", "w2", "w1.1", 12),
+    ("claim", "w2", "w1.1", 12),
+)
+"""A worker sleeps past its lease and is taken over from, with a read of its own still waiting on the server."""
 
 W1: Any = {"hit": ("w1",), "readers": ("w1",)}
 """Only the first worker reads, and is hit; the second looks on."""
@@ -40,12 +70,27 @@ SCENARIOS: dict[str, Scenario] = {
     "register_first": Scenario(faults={"tick": 4}, **W1),
     "supervisor_renews": Scenario(faults={"hog": 1, "tick": 3}, **W1),
     "deadline": Scenario(faults={"pause": 1, "tick": 2}, **W1),
-    "grace": Scenario(faults={"late_read": 1, "pause": 1, "tick": 2}, **W1),
+    "grace": Scenario(
+        faults={"late_read": 1, "pause": 1, "tick": 2}, first=(("read", "w1", "late"), ("pause", "w1")), **W1
+    ),
+    "grace_is_nobodys": Scenario(
+        ("a", "b"), faults={"late_read": 1, "pause": 1, "tick": 3}, first=LOST_AND_READING, **W1
+    ),
     "last_out": Scenario(("a", "b"), room=2, faults={"kill": 1}, **W1),
     "release_untaken": Scenario(faults={"kill": 1, "tick": 3}, **W1),
     "release_started": Scenario(faults={"kill": 1}, **W1),
     "poison": Scenario(workers=ONE, killers=("a",), faults={"restart": 2}),
     "alone": Scenario(("a", "b"), ONE, killers=("a",), room=2, piece=2, faults={"restart": 2}),
+    "one_suspect": Scenario(
+        ("a", "b"),
+        ONE,
+        killers=("a",),
+        together=True,
+        room=2,
+        piece=2,
+        faults={"restart": 2, "tick": 4},
+        first=DIED_TOGETHER,
+    ),
     "deaths_travel": Scenario(
         ("a", "b"), ONE, killers=("a",), room=2, piece=2, faults={"restart": 2, "stop": 2}, first=BOTH_BLAMED
     ),
@@ -74,6 +119,7 @@ WALKS = (
     Scenario(("a", "b", "c"), {"w1": "g", "w2": "g", "v1": "h"}, ("v1",), "aafi", {"a": "d"}, room=2, faults=OFTEN),
     Scenario(("a", "b"), {"w1": "g", "w2": "g", "w3": "g"}, (), "aafi", room=2, faults=OFTEN | {"lose_leases": 1}),
     Scenario(("a", "b", "c"), {"w1": "g", "w2": "g"}, (), "aafi", room=2, faults=OFTEN | {"flush": 1}),
-    Scenario(("a", "b", "c"), killers=("a",), room=2, faults={"tick": 8, "restart": 6, "lose": 1, "stop": 2}),
+    Scenario(("a", "b", "c"), killers=("a",), room=2, piece=2, faults={"tick": 8, "restart": 6, "lose": 1, "stop": 2}),
+    Scenario(("a", "b", "c"), killers=("a",), together=True, room=2, piece=2, faults={"tick": 12, "restart": 6}),
 )
 """Everything at once, for random walks."""

@@ -12,6 +12,9 @@ from .rules import ALL
 
 LEASE = 2
 DELAY = 1
+MAX_DELIVERIES = 2
+SUSPECT = 1
+"""A message with so many deaths runs alone: one more makes it poison."""
 S = "S"
 
 
@@ -70,7 +73,7 @@ class Server(Flat):
         self.last: dict[tuple[str, str], int] = {}  # (stream, group): last delivered entry
         self.consumers: dict[tuple[str, str], bool] = {}  # (group, consumer)
         self.pending: dict[tuple[str, str, int], tuple[str, int]] = {}  # (group, stream, entry): (consumer, times)
-        self.leases: dict[tuple[str, str], int] = {}  # (group, consumer): score, as in docs/delivery.md
+        self.leases: dict[tuple[str, str], float] = {}  # (group, consumer): score, as in docs/delivery.md
         self.delayed: dict[tuple[str, Body], int] = {}  # (group, body): due
         self.deaths: dict[tuple[str, str], int] = {}  # (group, message)
         self.dead: dict[tuple[str, str], bool] = {}  # (group, message)
@@ -89,6 +92,11 @@ class Server(Flat):
     def held(self, group: str, consumer: str) -> list[tuple[str, int]]:
         """XPENDING of both streams."""
         return sorted((s, e) for (g, s, e), (who, _) in self.pending.items() if g == group and who == consumer)
+
+    def lease_holds(self, group: str, consumer: str) -> bool:
+        """Whether the consumer has a lease that is its own: not given up, not taken, not one of grace (in .5)."""
+        score = self.leases.get((group, consumer), 0)
+        return score >= 2 and score % 1 == 0
 
     def unread(self, stream: str, group: str) -> list[int]:
         """Entries the group has not been handed yet."""
@@ -126,7 +134,7 @@ class Server(Flat):
 
     def renew(self, group: str, consumer: str) -> bool:
         """renew.lua"""
-        if self.leases.get((group, consumer), 0) < 2:
+        if not self.lease_holds(group, consumer):
             return False
         self.leases[group, consumer] = self.now + LEASE
         return True
@@ -146,7 +154,7 @@ class Server(Flat):
 
     def commit(self, group: str, consumer: str, moves: tuple[Move, ...], alone: bool) -> bool:
         """commit.lua; ``alone`` is what the worker knew when it registered: whether the group was the only one."""
-        if self.leases.get((group, consumer), 0) < 2 and "fence" in self.on:
+        if "fence" in self.on and not self.lease_holds(group, consumer):
             return False
         if "groups_in_script" in self.on:
             alone = self.groups() == [group]
@@ -183,17 +191,19 @@ class Server(Flat):
             return None
         return Entry(stream, entry, body, held[1] if held else 1, self.deaths.get((group, body.msg), 0))
 
-    def sweep(self, group: str) -> dict[str, int]:
+    def sweep(self, group: str) -> dict[str, float]:
         """sweep.lua"""
+        grace = self.now + LEASE + (0.5 if "grace_is_nobodys" in self.on else 0)
         if "grace" in self.on:
             for g, consumer in self.consumers:
                 if g == group:
-                    self.leases.setdefault((group, consumer), self.now + LEASE)
+                    self.leases.setdefault((group, consumer), grace)
         return {consumer: score for (g, consumer), score in self.leases.items() if g == group}
 
-    def claim(self, group: str, me: str, victim: str, observed: int, room: int) -> tuple[int, list[Entry]]:
+    def claim(self, group: str, me: str, victim: str, observed: float, room: int) -> tuple[int, list[Entry]]:
         """claim.lua; (-1, 0, 1 or 2, entries)"""
-        if "own_lease" in self.on and self.leases.get((group, me), 0) <= self.now:
+        mine = self.leases.get((group, me), 0)
+        if "own_lease" in self.on and (mine <= self.now or mine % 1):
             return -1, []
         score = self.leases.get((group, victim))
         if score is None:
@@ -215,6 +225,8 @@ class Server(Flat):
                 self.deaths[group, body.msg] = self.deaths.get((group, body.msg), 0) + 1
             self.pending[group, stream, entry] = (me, times + 1)
             found.append(Entry(stream, entry, body, times + 1, self.deaths.get((group, body.msg), 0)))
+            if found[-1].deaths >= SUSPECT and "one_suspect" in self.on:
+                return 2, found
         if room == 0 and "last_out" in self.on:
             return 2, found
         self._remove(group, victim)
@@ -229,7 +241,7 @@ class Server(Flat):
     def release(self, group: str, consumer: str, started: tuple[str, ...]) -> None:
         """release.lua"""
         score = self.leases.get((group, consumer))
-        if score is None or (score < 2 and "release_untaken" in self.on):
+        if score is None or (not self.lease_holds(group, consumer) and "release_untaken" in self.on):
             return
         if "release_started" not in self.on:
             started = tuple(self.entries[at].msg for at in self.held(group, consumer))

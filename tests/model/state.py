@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 from .flat import Flat
 from .server import Body, Server
 
-MAX_DELIVERIES = 2
 MAX_ATTEMPTS = 2
 
 At = tuple[str, int]
@@ -20,9 +19,9 @@ class Scenario:
 
     ``messages`` of producers; ``workers`` with their groups, of which ``later`` come later; ``ends`` of a run (a ok,
     f failed, i interrupted); ``children`` what a message publishes; ``killers`` end every process that runs them (then
-    nothing else may end one); ``room`` how many a worker holds, ``piece`` how many a claim takes; ``faults`` how often
-    each may happen, ``hit`` (or all) which workers; ``readers`` (or all) read what is new; ``first`` are the steps
-    that everything starts with.
+    nothing else may end one), ``together`` with its supervisor; ``room`` how many a worker holds, ``piece`` how many a
+    claim takes; ``faults`` how often each may happen, ``hit`` (or all) which workers; ``readers`` (or all) read what
+    is new; ``first`` are the steps that everything starts with.
     """
 
     messages: tuple[str, ...] = ("a",)
@@ -31,6 +30,7 @@ class Scenario:
     ends: str = "a"
     children: dict[str, str] = field(default_factory=dict)
     killers: tuple[str, ...] = ()
+    together: bool = False
     room: int = 1
     piece: int = 1
     faults: dict[str, int] = field(default_factory=dict)
@@ -66,11 +66,11 @@ class Worker(Flat):
         self.orphan = False  # everything in Redis vanished under it
         self.deadline = 0
         self.alone = True
-        self.ripe: tuple[tuple[str, int], ...] = ()  # (consumer, score) that may be taken over, as of the last sweep
+        self.ripe: tuple[tuple[str, float], ...] = ()  # (consumer, score) that may be taken over, as of the last sweep
         self.listed: tuple[At, ...] = ()  # what the server says is held here, as of a while ago
         self.started: tuple[str, ...] | None = None  # what had started in a process that died, until its release
         self.jobs: dict[At, Job] = {}
-        self.seen: dict[str, tuple[int, int]] = {}  # consumer: (score, since)
+        self.seen: dict[str, tuple[float, int]] = {}  # consumer: (score, since)
         self.writes: dict[tuple[str, int], str] = {}  # (message, delivery) on the way to the disk: written by
         self.todo: dict[tuple[Any, ...], bool] = {}  # what a rule that is off leaves for after the commit
 

@@ -6,8 +6,8 @@ from collections.abc import Hashable, Iterator
 from typing import Any
 
 from .faults import Faults
-from .server import S, again
-from .state import MAX_DELIVERIES, Job, Worker
+from .server import SUSPECT, S, again
+from .state import At, Worker
 
 Step = tuple[Any, ...]
 ROUNDS = 14
@@ -55,7 +55,7 @@ class World(Faults):
                 yield ("flush",)
         else:
             yield ("return",)
-        # Who kills a process shows only where its supervisor is quick to tell what had started.
+        # Where its supervisor lives, it is quick to tell what had started; else all that was held is to blame.
         slow = self.scenario.killers and any(w.started is not None for w in self.workers.values())
         if left.get("tick") and not slow:
             yield ("tick",)
@@ -86,13 +86,15 @@ class World(Faults):
             yield "written", who, *write
 
     def _own_steps(self, who: str, w: Worker) -> Iterator[Step]:
-        sure = self.sure(w)
+        sure, suspect = self.sure(w), self._suspect(w)
         for at, job in w.jobs.items():
             if job.state == "held":
-                if sure and self._may_start(w, job):
+                if suspect not in (None, at):
+                    yield "back", who, at, "closed"
+                elif sure and (suspect is None or all(other.state == "held" for other in w.jobs.values())):
                     yield "start", who, at
                 if self.left.get("stop"):
-                    yield "back", who, at
+                    yield "back", who, at, "stop"
             elif job.state == "running":
                 for end in "x" if job.body.msg in self.scenario.killers else self.scenario.ends:
                     yield "end", who, at, end
@@ -101,13 +103,13 @@ class World(Faults):
                 if self.left.get("late_keep"):
                     yield "keep", who, at, "late"
 
-    def _may_start(self, w: Worker, job: Job) -> bool:
-        if "alone" not in self.on:
-            return True
-        others = [other for other in w.jobs.values() if other.state != "held"]
-        if on_last_chance(job):
-            return not others  # what has run and is not committed would run again, too
-        return not any(other.state == "running" and on_last_chance(other) for other in others)
+    def _suspect(self, w: Worker) -> At | None:
+        """What is to run alone here, after all that ran is committed; the worker starts and reads nothing else."""
+        if "alone" in self.on:
+            for at, job in w.jobs.items():
+                if job.deaths >= SUSPECT and job.state in ("held", "running"):
+                    return at
+        return None
 
     def _server_steps(self, who: str, w: Worker) -> Iterator[Step]:
         left, server = self.left, self.server
@@ -125,7 +127,7 @@ class World(Faults):
         if sure:
             yield from self._finish(who, w)
             readers = self.scenario.readers
-            if len(w.jobs) < self.scenario.room and (not readers or who in readers):
+            if len(w.jobs) < self.scenario.room and (not readers or who in readers) and self._suspect(w) is None:
                 if self._anything_for(w.group):
                     yield "read", who
                     if left.get("lose"):
@@ -135,7 +137,7 @@ class World(Faults):
         leases = {consumer: score for (group, consumer), score in server.leases.items() if group == w.group}
         if self.observe(w, leases) != (w.seen, w.ripe) or server.consumers.keys() - server.leases.keys():
             yield "sweep", who
-        for victim, score in w.ripe:
+        for victim, score in w.ripe if self._suspect(w) is None else ():
             yield "claim", who, victim, score
             if left.get("lose"):
                 yield "claim", who, victim, score, "lost"
@@ -207,8 +209,3 @@ class World(Faults):
         server = self.server
         busy = server.pending or server.delayed or any(map(self._anything_for, server.groups()))
         return not busy and all(not w.jobs and not w.todo for w in self.workers.values())
-
-
-def on_last_chance(job: Job) -> bool:
-    """executor.on_last_chance"""
-    return job.deaths >= max(1, MAX_DELIVERIES - 1)
