@@ -1,4 +1,4 @@
-"""Messages that are one death short of poison: they run alone, and nothing else suffers for it."""
+"""What the dead left comes first. One death short of poison it runs alone, and nothing else suffers for it."""
 
 from __future__ import annotations
 
@@ -38,6 +38,22 @@ def left_by_the_dead(jobs: Jobs, deaths: dict[str, int]) -> tuple[list[str], Cal
 def held_by(jobs: Jobs, name: str) -> int:
     consumers = jobs.broker.client.xinfo_consumers("jobs", QUEUE_GROUP)
     return sum(one["pending"] for one in consumers if one["name"].decode().startswith(name))
+
+
+def test_what_the_dead_left_comes_before_anything_new(jobs: Jobs) -> None:
+    # Given a message given up by a dead process, and new ones
+    (one,), give_up = left_by_the_dead(jobs, {"left": 0})
+    give_up()
+    for number in range(3):
+        jobs.send("slow", f"new{number}")
+    # When a process starts that has room for one
+    jobs.pool(concurrency=1)
+    # Then that is the first it runs
+    eventually(lambda: jobs.runs("start", "left") or jobs.runs("start", "new0"))
+    assert jobs.runs("start", "new0") == []
+    jobs.go("left", "new0", "new1", "new2")
+    assert jobs.outcome(one).state == "SUCCESS"
+    jobs.settled()
 
 
 def test_a_suspect_that_waits_is_given_back_by_a_stop(jobs: Jobs) -> None:
