@@ -184,9 +184,10 @@ class Letters:
         while wanted:
             piece, wanted = wanted[:size], wanted[size:]
             times = self._broker.call("ZMSCORE", self._dead, *piece)
-            found, size = self._read([(one.encode(), float(at or 0)) for one, at in zip(piece, times, strict=True)])
-            there = {letter.id for letter, at in zip(found, times, strict=True) if at is not None or letter.fields}
-            yield [letter for letter in found if letter.id in there], [one for one in piece if one not in there]
+            rows = [(one.encode(), -1.0 if at is None else float(at)) for one, at in zip(piece, times, strict=True)]
+            found, size = self._read(rows)
+            there = {letter.id for letter in found}
+            yield found, [one for one in piece if one not in there]
 
     def find(self, wanted: Filter) -> Iterator[Page]:
         """The letters that fit, the oldest first, piece by piece; those that died before this began.
@@ -274,9 +275,20 @@ class Letters:
             offset += size  # one of them once more, to see next time that nothing before it went
 
     def _read(self, rows: Sequence[tuple[bytes, float]]) -> tuple[list[DeadLetter], int]:
-        """The letters of these ids and times, and how many the next piece should have."""
-        stored = self._broker.call("HMGET", self._letters, *(member for member, _ in rows))
-        letters = [_letter(member, at, raw) for (member, at), raw in zip(rows, stored, strict=True)]
+        """The letters of these ids and times, and how many the next piece should have.
+
+        One that went since its time was read is none; of a damaged one its time is still there.
+        """
+        ids = [member for member, _ in rows]
+        stored = self._broker.call("HMGET", self._letters, *ids)
+        now: list[bytes | None] = []
+        if None in stored:
+            now = self._broker.call("ZMSCORE", self._dead, *ids)
+        letters = [
+            _letter(member, at, raw)
+            for index, ((member, at), raw) in enumerate(zip(rows, stored, strict=True))
+            if raw is not None or float(now[index] or "nan") == at
+        ]
         average = sum(len(raw) for raw in stored if raw is not None) / len(rows)
         return letters, max(1, min(PIECE, int(PIECE_BYTES / max(1.0, average))))
 

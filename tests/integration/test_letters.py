@@ -166,6 +166,25 @@ def test_a_time_of_death_that_nobody_had(broker: Broker, letters: Letters, score
     assert one(letters, "m1").died_ms == 0
 
 
+def test_what_somebody_else_takes_while_looking_is_no_damaged_letter(
+    broker: Broker, letters: Letters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the reading of times and that of letters."""
+    bury_many(broker, 15)
+    real, taken = broker.call, ["m000003", "m000007"]
+
+    def call(*command: object) -> object:
+        if command[0] == "HMGET" and taken:
+            broker.client.zrem(DEAD, taken[0])
+            broker.client.hdel(LETTERS, taken.pop(0))
+        return real(*command)
+
+    monkeypatch.setattr(broker, "call", call)
+    assert ids(letters) == [f"m{n:06d}" for n in range(15) if n != 3]
+    ((some, none),) = letters.get(["m000006", "m000007", "m000008"])
+    assert ([letter.id for letter in some], none) == (["m000006", "m000008"], ["m000007"])
+
+
 # -- requeueing ------------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import time
@@ -111,7 +112,7 @@ def test_a_rolling_deploy_and_a_requeue_until_it_works(jobs: Jobs, run_cli: RunC
     assert jobs.letters() == {}
 
 
-def test_a_requeue_that_is_killed_loses_nothing(broker_url: str, start_cli: Start, run_cli: RunCli) -> None:
+def test_a_requeue_that_is_killed_loses_nothing(broker_url: str, start_cli: Start) -> None:
     broker = Broker(broker_url)
     broker.announce_subscriptions({STREAM: (STREAM, "taskstream")}, 60)
     buried = bury_many(broker, 5000)
@@ -126,8 +127,11 @@ def test_a_requeue_that_is_killed_loses_nothing(broker_url: str, start_cli: Star
     put_back = [entry["id"] for entry in again(broker)]
     assert {member.decode() for member in broker.client.zrange(DEAD, 0, -1)} == left  # type: ignore[union-attr]
     assert left and put_back and sorted([*left, *put_back]) == buried
-    # And whoever does it again ends it
-    assert run_cli("dead", "requeue", STREAM, "--all", "--broker", broker_url).returncode == 0
+    # And whoever does it again ends it, two at once too
+    both = [start_cli("dead", "requeue", STREAM, "--all", "--broker", broker_url) for _ in range(2)]
+    assert [one.wait() for one in both] == [0, 0], [one.output for one in both]
+    done = [int(number) for one in both for number in re.findall(r"requeued (\d+) dead letters", one.output)]
+    assert len(done) == 2 and sum(done) == len(left)
     assert sorted(entry["id"] for entry in again(broker)) == buried
     assert not broker.client.exists(DEAD, LETTERS)
     broker.close()
