@@ -144,7 +144,7 @@ def test_a_wrong_password(server_url: str) -> None:
 
 def test_a_clock_far_from_this_hosts(examine: Examine, monkeypatch: pytest.MonkeyPatch) -> None:
     real = time.time
-    monkeypatch.setattr(module.time, "time", lambda: real() + 90)
+    monkeypatch.setattr("taskstream.doctor.time.time", lambda: real() + 90)
     (found,) = [one for one in examine(NOTE) if "clock" in one.text]
     assert "its clock is 90.0 s behind this host's" in found.text or "its clock is 89." in found.text
 
@@ -257,7 +257,7 @@ def test_a_folder_of_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sc
     assert results(f"{scheme}://made/later", tmp_path) == "" and not list(tmp_path.iterdir())
     (tmp_path / "there").mkdir()
     assert results(f"{scheme}://there", tmp_path) == "" and not list((tmp_path / "there").iterdir())
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: SimpleNamespace(free=5 << 20))
+    monkeypatch.setattr("taskstream.doctor.shutil.disk_usage", lambda path: SimpleNamespace(free=5 << 20))
     assert "only 5 MiB are free on its disk" in results(f"{scheme}://there", tmp_path)
 
 
@@ -268,7 +268,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
     def refuse(**options: Any) -> Any:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(module.tempfile, "NamedTemporaryFile", refuse)
+    monkeypatch.setattr("taskstream.doctor.tempfile.NamedTemporaryFile", refuse)
     assert f"{tmp_path} cannot be written: Permission denied → change its" in results("file://results", tmp_path)
 
 

@@ -73,7 +73,7 @@ def test_bad_usage_is_one_line_and_status_2(arguments: list[str], text: str, cap
     assert err.startswith(text)
 
 
-@pytest.mark.parametrize("arguments", [[], ["control"], ["openapi"]])
+@pytest.mark.parametrize("arguments", [[], ["control"], ["dead"], ["openapi"]])
 def test_a_group_alone_shows_its_help(arguments: list[str], capsys: Capture) -> None:
     assert main(arguments) == 2
     assert "Usage: taskstream" in capsys.readouterr().err
