@@ -180,16 +180,16 @@ def translate(error: Exception, where: str, *, sent: bool) -> TaskstreamError:
     ``where`` names the broker; ``sent`` says whether the command had left when a connection error came.
     """
     if isinstance(error, redis.AuthenticationError):
-        return ConfigError(f"broker {where} refused the credentials: {_text(error)}")
+        return ConfigError(f"broker {where} refused the credentials: {error_text(error)}")
     if isinstance(error, (redis.ResponseError, redis.DataError)):
         if passing(error):
-            return BrokerUnavailable(f"broker {where} does not accept commands now: {_text(error)}{_remedy(error)}")
-        return ConfigError(f"broker {where} refused a command: {_text(error)}")
-    text = _text(error) or type(error).__name__
+            return BrokerUnavailable(f"broker {where} does not accept commands now: {error_text(error)}{_remedy(error)}")
+        return ConfigError(f"broker {where} refused a command: {error_text(error)}")
+    text = error_text(error) or type(error).__name__
     return BrokerUnavailable(f"broker {where} cannot be reached: {text}", maybe_sent=sent)
 
 
-def _text(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """What the server said, with the code that the client library takes off the text of errors it knows."""
     code = getattr(error, "status_code", None)
     return str(error) if code in (None, "ERR") else f"{code} {error}"

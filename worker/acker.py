@@ -16,7 +16,7 @@ from gevent.event import Event
 from taskstream import keys
 from taskstream.broker import Broker, Envelope
 from taskstream.broker.group import Batch
-from taskstream.connection import READ_TIMEOUT_S, Profile
+from taskstream.connection import READ_TIMEOUT_S, Profile, error_text
 from taskstream.errors import QueueFull, TaskstreamError
 from taskstream.link import Link
 from taskstream.logs import FieldLogger
@@ -192,7 +192,7 @@ class Acker:
             except (redis.RedisError, OSError) as error:
                 if not failing:
                     failing = True
-                    self._log.warning("Commit has no answer, trying on", {"error": error})
+                    self._log.warning("Commit has no answer, trying on", {"error": error_text(error)})
                 gevent.sleep(backoff.next())
         self._log.warning(
             "Lease lost, dropping what was held",

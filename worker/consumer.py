@@ -19,7 +19,7 @@ from gevent.lock import RLock
 
 from taskstream.broker import Broker
 from taskstream.broker.group import ConsumerGroup, group_is_gone
-from taskstream.connection import BLOCK_MS
+from taskstream.connection import BLOCK_MS, error_text
 from taskstream.errors import TaskstreamError
 from taskstream.handler import Subscription
 from taskstream.link import Link
@@ -249,7 +249,9 @@ class Consumer:
                 self._link.close()
                 if not failing and not (self.membership is not None and self.membership.lost):
                     failing = True
-                    self.around.log.warning("Broker does not answer, trying on", {**self.fields(), "error": error})
+                    self.around.log.warning(
+                        "Broker does not answer, trying on", {**self.fields(), "error": error_text(error)}
+                    )
                 gevent.sleep(backoff.next())
             except Exception as error:
                 # A reader that dies would look like an idle worker for ever.

@@ -281,5 +281,9 @@ def _renewal(reply: Sequence[Any]) -> Renewal:
 
 
 def group_is_gone(error: Exception) -> bool:
-    """Whether the stream or its group vanished (FLUSHALL, failover, DEL): register anew."""
-    return isinstance(error, redis.ResponseError) and str(error).startswith(("NOGROUP", "UNBLOCKED"))
+    """Whether the stream or its group vanished (FLUSHALL, failover, DEL): register anew.
+
+    A master that becomes a replica unblocks its readers too; then all is still there, on it or on another one.
+    """
+    text = str(error) if isinstance(error, redis.ResponseError) else ""
+    return text.startswith("NOGROUP") or (text.startswith("UNBLOCKED") and "state changed" not in text)
