@@ -8,6 +8,7 @@ import random
 import shutil
 import struct
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,8 @@ def small_disk(folder: Path) -> Iterator[SmallDisk]:
 
 def compiled_shim(folder: Path) -> Path:
     """The shared library of SHIM, compiled into ``folder``."""
+    if sys.platform != "linux":
+        pytest.skip("what stands between a process and its disk is written for Linux")
     compiler = need(shutil.which("cc"), "cc (a C compiler)")
     library = folder / "faulty_disk.so"
     subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", library, SHIM, "-ldl"], check=True, timeout=60)
