@@ -93,7 +93,8 @@ class Driver:
                 self._freeze_for_long,
                 self._freeze_supervisor,
                 self._stop_pool,
-                *(self._lose_reply,) * 2,
+                lambda: self._lose_reply(0, self._rng.choice((b"XREADGROUP", b"EVALSHA"))),
+                lambda: self._lose_reply(1, b"EVALSHA"),
                 self._cut,
                 self._refuse,
                 self._delay,
@@ -291,10 +292,8 @@ class Driver:
     def _cut(self) -> None:
         self._fault("cut connections", 0.0, lambda which: self._system.proxies[which].cut())
 
-    def _lose_reply(self) -> None:
+    def _lose_reply(self, which: int, command: bytes) -> None:
         """What is asked next is done, and whoever asked never hears of it."""
-        which = self._rng.randrange(len(self._system.proxies))
-        command = self._rng.choice((b"XREADGROUP", b"EVALSHA")) if which == 0 else b"EVALSHA"
         self._tell("lost reply", f"the next reply to {command.decode()} gets lost, network {which}")
         self._system.proxies[which].lose_reply_to(command)
 
