@@ -226,3 +226,30 @@ def test_the_command_lists_and_sends_what_was_left(
     assert [one for one, _, _ in arrived(own_valkey.url)] == accepted(tmp_path, "first")
     done = run_cli("outbox", "list", "-A", "shop:none")
     assert done.returncode == 2 and "shop:none has no outbox" in done.stderr
+
+
+def test_processes_killed_while_they_send_what_waits(
+    start_producer: StartProducer, own_valkey: OwnServer, tmp_path: Path
+) -> None:
+    # Given 300 messages in the outbox
+    own_valkey.stop()
+    first = start_producer("first", own_valkey.url, 300, "stay")
+    eventually(lambda: len(accepted(tmp_path, "first")) == 300, patience(30), lambda: first.output)
+    first.send(signal.SIGKILL)
+    first.wait()
+    own_valkey.start()
+    # When each process that sends them is killed as soon as some are through
+    for number, enough in enumerate((1, 120, 240)):
+        process = start_producer(f"next{number}", own_valkey.url, 1_000_000)
+        eventually(lambda n=enough: len(arrived(own_valkey.url)) >= n, patience(20), lambda p=process: p.output)
+        process.send(signal.SIGKILL)
+        process.wait()
+    last = start_producer("last", own_valkey.url, 1)
+    assert last.wait(patience(20)) == 0, last.output
+    # Then all that was accepted is there once and in order
+    ids = [one for one, _, _ in arrived(own_valkey.url)]
+    assert len(ids) == len(set(ids))
+    assert ids[:300] == accepted(tmp_path, "first")
+    for name in ("next0", "next1", "next2", "last"):
+        kept = set(accepted(tmp_path, name))
+        assert [one for one in ids if one in kept] == accepted(tmp_path, name)

@@ -307,3 +307,19 @@ def test_a_process_of_threads_or_greenlets_waits_and_ends_cleanly(
         assert time.monotonic() - done_at < 10
     assert process.returncode == 0 and err == ""
     assert out.splitlines() == [str(list(range(20)))]
+
+
+def test_of_calls_with_one_key_at_once_one_is_sent(
+    make_app: MakeApp, broker_url: str, redis_client: redis.Redis
+) -> None:
+    app = make_app(broker_url)
+    task = app.tasks["shop.add"]
+    with ThreadPoolExecutor(8) as pool:
+        handles = list(pool.map(lambda n: task.apply_async((n,), idempotency_key="order 7: \u00fc\n"), range(80)))
+    ((sent_id, _),) = sent(redis_client)
+    assert {handle.id for handle in handles} == {sent_id}
+    # The same text as an id is something else, and so is the key on another queue
+    assert task.apply_async((1,), task_id="x").id == task.apply_async((2,), task_id="x").id == "x"
+    other = task.apply_async((1,), idempotency_key="order 7: \u00fc\n", queue="other")
+    assert other.id != sent_id
+    assert [one for one, _ in sent(redis_client)] == [sent_id, "x"] and redis_client.xlen("other") == 1
