@@ -50,8 +50,7 @@ class Keeper:
         request = _Request(membership, outcomes)
         self._waiting.append(request)
         self._wake.set()
-        kept: bool = request.answer.get()
-        return kept
+        return request.answer.get() is True
 
     def close(self, timeout: float) -> None:
         """Close the store, unless it is hung in a write; waits ``timeout`` seconds at most."""
