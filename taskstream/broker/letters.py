@@ -173,9 +173,9 @@ class Letters:
         self._again = keys.again(stream, group)
         self._deaths = keys.deaths(stream, group)
 
-    def count(self, wanted: Filter | None = None) -> int:
-        """How many there are, by their age only: what else ``wanted`` says is not looked at."""
-        low, high = self._range(wanted or Filter())
+    def count(self, wanted: Filter | None = None, now_ms: int | None = None) -> int:
+        """How many of the wanted age there are, whatever else ``wanted`` says; ``now_ms`` as in ``find``."""
+        low, high = self._range(wanted or Filter(), now_ms)
         return int(self._broker.call("ZCOUNT", self._dead, _score(low), _score(high)))
 
     def get(self, ids: Sequence[str]) -> Iterator[tuple[list[DeadLetter], list[str]]]:
@@ -189,12 +189,12 @@ class Letters:
             there = {letter.id for letter in found}
             yield found, [one for one in piece if one not in there]
 
-    def find(self, wanted: Filter) -> Iterator[Page]:
-        """The letters that fit, the oldest first, piece by piece; those that died before this began.
+    def find(self, wanted: Filter, now_ms: int | None = None) -> Iterator[Page]:
+        """The letters that fit, the oldest first, piece by piece; those that had died at ``now_ms`` (None: now).
 
-        They may be requeued or purged meanwhile, by the caller too.
+        Ages count from then too, by Redis' clock. They may be requeued or purged meanwhile, by the caller too.
         """
-        low, high = self._range(wanted)
+        low, high = self._range(wanted, now_ms)
         cursor, size, left = _Cursor(low), FIRST_PIECE, wanted.limit
         while left is None or left > 0:
             if left is not None and not wanted.by_content:
@@ -240,9 +240,9 @@ class Letters:
         reply = _PURGE.run(self._broker.call, [self._dead, self._letters], arguments)
         return [Verdict(letter.id, done == 1) for letter, done in zip(letters, reply, strict=True)]
 
-    def _range(self, wanted: Filter) -> tuple[float, float]:
+    def _range(self, wanted: Filter, now_ms: int | None) -> tuple[float, float]:
         """Times of death, ms. What dies from now on is never among them, or a requeue of all might never end."""
-        now = self._broker.now_ms()
+        now = self._broker.now_ms() if now_ms is None else now_ms
         low = -math.inf if wanted.since_s is None else now - wanted.since_s * 1000
         return low, now - (wanted.older_than_s or 0.0) * 1000
 

@@ -77,7 +77,7 @@ def list_(
 ) -> int:
     """The dead letters of a queue or event, those that died first on top."""
     with _letters(name, app, config_files, broker) as (label, letters, now_ms):
-        pages = (page.letters for page in letters.find(_filter(filters)))
+        pages = (page.letters for page in letters.find(_filter(filters), now_ms))
         if as_json:
             print_stream(brief(letter) for page in pages for letter in page)
             return DONE
@@ -138,8 +138,8 @@ def requeue(
     Each keeps its id and how it died before, and has all its attempts again. No other group of the stream is concerned.
     """
     wanted = _selection(ids, everything, filters)
-    with _letters(name, app, config_files, broker) as (label, letters, _):
-        work = _Work(label, letters, ids, wanted)
+    with _letters(name, app, config_files, broker) as (label, letters, now_ms):
+        work = _Work(label, letters, ids, wanted, now_ms)
         return work.count() if dry_run else work.do("requeue", lambda some: letters.requeue(some, force=force))
 
 
@@ -165,8 +165,8 @@ def purge(
     wanted = _selection(ids, everything, filters)
     if not (yes or dry_run or sys.stdin.isatty()):
         raise click.UsageError("there is no terminal to ask on whether to purge: say so with --yes")
-    with _letters(name, app, config_files, broker) as (label, letters, _):
-        work = _Work(label, letters, ids, wanted)
+    with _letters(name, app, config_files, broker) as (label, letters, now_ms):
+        work = _Work(label, letters, ids, wanted, now_ms)
         if dry_run:
             return work.count()
         if not yes:
@@ -208,13 +208,14 @@ def _selection(ids: tuple[str, ...], everything: bool, filters: dict[str, Any]) 
 
 
 class _Work:
-    """One command's way through the letters it concerns."""
+    """One command's way through the letters it concerns: those that had died at ``now_ms``, Redis' clock."""
 
-    def __init__(self, label: str, letters: Letters, ids: tuple[str, ...], wanted: Filter) -> None:
+    def __init__(self, label: str, letters: Letters, ids: tuple[str, ...], wanted: Filter, now_ms: int) -> None:
         self._label = label
         self._letters = letters
         self._ids = ids
         self._wanted = wanted
+        self._now_ms = now_ms
         self._done = 0
         self._gone = 0
         self._refused = 0
@@ -225,7 +226,7 @@ class _Work:
         if self._ids:
             total = len(self._ids)
         else:
-            total = self._letters.count(self._wanted)
+            total = self._letters.count(self._wanted, self._now_ms)
             if self._wanted.limit is not None and not self._wanted.by_content:
                 total = min(total, self._wanted.limit)
         with progress(doing, total) as advance:
@@ -238,7 +239,7 @@ class _Work:
             yield found, missing, len(found) + len(missing)
 
     def _pieces_that_fit(self) -> Iterator[Piece]:
-        for page in self._letters.find(self._wanted):
+        for page in self._letters.find(self._wanted, self._now_ms):
             yield page.letters, [], page.examined
 
     def count(self) -> int:

@@ -16,7 +16,7 @@ class Whole(click.IntRange):
     name = "whole number"
 
 
-class Duration(click.FloatRange):
+class Duration(click.types.FloatParamType):
     """Seconds as a number, or text such as ``2h``."""
 
     name = "duration"

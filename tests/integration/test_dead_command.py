@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
-from letters import BODY, STREAM, again, bury, bury_many, letter_json, unreadable_json
+from letters import BODY, DEAD, STREAM, again, bury, bury_many, letter_json, unreadable_json
 from shop import LABEL, write_shop
 
 from taskstream import keys
@@ -222,9 +223,21 @@ def test_purge_needs_a_yes(broker: Broker, run: Run, monkeypatch: pytest.MonkeyP
     assert len(left(run)) == 3
     monkeypatch.setattr(sys, "stdin", Terminal("y\n"))
     assert run("purge", STREAM, "m000001").out == "1 dead letter of jobs\npurged 1 dead letter of jobs\n"
+    # What dies while it is asked was not in the number
+    real = click.confirm
+
+    def slow(*words: Any, **more: Any) -> Any:
+        bury(broker, {"late": call_of("late")}, ago_s=-60)
+        return real(*words, **more)
+
+    monkeypatch.setattr("taskstream.cli.dead.click.confirm", slow)
+    monkeypatch.setattr(sys, "stdin", Terminal("y\n"))
+    assert run("purge", STREAM, "--all").out == "2 dead letters of jobs\npurged 2 dead letters of jobs\n"
+    assert broker.client.zrange(DEAD, 0, -1) == [b"late"]
     monkeypatch.setattr(sys, "stdin", Terminal())
     # There is nothing to ask about
     assert run("purge", STREAM, "nope").lines == ["no dead letter 'nope' of jobs"]
+    bury_many(broker, 2)
     assert run("purge", STREAM, "--all", "--yes").out == "purged 2 dead letters of jobs\n"
     assert left(run) == [] and again(broker) == []
 
@@ -276,6 +289,10 @@ def test_what_was_done_is_told_when_the_broker_goes_away(
     done = sum(calls[:2])
     assert (said.status, said.out) == (1, f"requeued {done} dead letters of jobs\n")
     assert said.lines[-1] == "broker is away" and len(left(run)) == 300 - done
+
+
+def test_help_says_durations_plainly(run: Run) -> None:
+    assert "--since 2h  " in run("requeue", "--help").out and "None]" not in run("requeue", "--help").out
 
 
 @pytest.mark.parametrize(
