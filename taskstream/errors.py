@@ -75,7 +75,7 @@ class TaskFailed(TaskstreamError):
 
 
 class TaskTimeout(TaskFailed):
-    """The task ran longer than its ``timeout``."""
+    """The task ran longer than its ``timeout`` or ``hard_timeout``."""
 
 
 class TaskRevoked(TaskFailed):
@@ -98,7 +98,7 @@ class Interrupt(BaseException):
 
 
 class TimeLimitExceeded(Interrupt):
-    """The handler ran longer than its ``timeout``."""
+    """The handler ran longer than its ``timeout``, or than its ``hard_timeout``, which no handler sees."""
 
 
 class Shutdown(Interrupt):

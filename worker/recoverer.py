@@ -75,13 +75,13 @@ class Recoverer:
 
     def _run(self) -> None:
         while True:
-            more = False
+            soon = False
             for consumer in self._consumers:
                 membership = consumer.membership
-                found: bool | None = False
+                waits = False
                 if membership is not None and not membership.lost:
                     try:
-                        found = self._sweep(consumer, membership)
+                        waits = self._sweep(consumer, membership)
                     except (redis.RedisError, OSError, TaskstreamError) as error:
                         # Where only one group's keys are broken, what was observed of the others still counts.
                         if passing(error):
@@ -91,9 +91,9 @@ class Recoverer:
                         # However that went: a restarted process is not to wait for ever.
                         consumer.looked = True
                         consumer.notice_room()
-                consumer.takes_over = found is None
-                more |= bool(found) or not consumer.looked
-            self._wait(AGAIN_S if more else SWEEP_S)
+                consumer.takes_over = waits
+                soon |= not consumer.looked
+            self._wait(AGAIN_S if soon else SWEEP_S)
 
     def _wait(self, seconds: float) -> None:
         """Wait; less if room comes for what is to be taken over, which readers would fill again at once."""
@@ -107,33 +107,39 @@ class Recoverer:
         while boottime() < until and not any(consumer.room for consumer in waiting):
             gevent.sleep(AGAIN_S)
 
-    def _sweep(self, consumer: Consumer, membership: Membership) -> bool | None:
-        """Look at one group; return whether there is more to take over right now, None if that waits for room."""
+    def _sweep(self, consumer: Consumer, membership: Membership) -> bool:
+        """Look at one group and take over what may be; return whether some of it waits for room."""
         leases = membership.group.sweep(self._link.call)
         if self._link.generation != self._generation:
             self._generation = self._link.generation
             for observed in self._observed.values():
                 observed.forget()
         ripe = self._observed[id(consumer)].ripe(leases, membership.group.consumer, boottime())
-        more = False
-        for victim, score in ripe:
-            if consumer.state != STARTED or consumer.around.paused is not None:
-                return False
-            count = min(consumer.room, 100)
-            if not count:
-                # Others may have room. If nobody has, this comes before new messages, or a backlog keeps it waiting.
-                return None
-            # The reader must not come across what was claimed before it is known here.
-            with membership.receiving:
-                claimed = membership.group.claim(self._link.call, victim, score, count, consumer.suspect_at)
-                if claimed.mine_ran_out or membership.lost:
-                    return False
-                if claimed.entries:
-                    self._log.warning(
-                        "Took over from a dead worker",
-                        {**consumer.fields(), "consumer": victim, "count": len(claimed.entries)},
-                    )
+        return any(self._take_over(consumer, membership, victim, score) for victim, score in ripe)
+
+    def _take_over(self, consumer: Consumer, membership: Membership, victim: str, score: float) -> bool:
+        """Take over what ``victim`` held, piece by piece; return whether the rest waits for room."""
+        taken = 0
+        try:
+            while consumer.state == STARTED and consumer.around.paused is None:
+                count = min(consumer.room, 100)
+                if not count:
+                    # Others may have room. If nobody has, this comes before new messages, or a backlog holds it up.
+                    return True
+                # The reader must not come across what was claimed before it is known here.
+                with membership.receiving:
+                    claimed = membership.group.claim(self._link.call, victim, score, count, consumer.suspect_at)
+                    if claimed.mine_ran_out or membership.lost:
+                        return False
+                    taken += len(claimed.entries)
                     # Consumption may have been stopped while the reply was on its way.
                     intake.accept(consumer, membership, claimed.entries, run=consumer.state == STARTED)
-            more |= not claimed.finished
-        return more
+                if claimed.finished:
+                    return False
+                # A suspect closes the executor, and then there is no room.
+                gevent.sleep(0)
+            return False
+        finally:
+            if taken:
+                said = {**consumer.fields(), "consumer": victim, "count": taken}
+                self._log.warning("Took over from a dead worker", said)

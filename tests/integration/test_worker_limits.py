@@ -136,6 +136,9 @@ def test_a_process_that_has_run_enough_is_replaced_without_a_pause(jobs: Jobs) -
     assert [(found.state, found.delivery) for found in map(jobs.outcome, [long, *ids])] == [("SUCCESS", 1)] * 6
     assert jobs.runs("end", "a") == [first]
     eventually(lambda: not alive(first))
+    # And there was always one that reads
+    said = pool.output
+    assert said.index("Worker starts", said.index("Worker starts") + 1) < said.index("Worker stops")
     # And that is no error
     eventually(lambda: "has ended" in pool.output)
     assert "ERROR" not in pool.output and "died" not in pool.output
