@@ -274,7 +274,7 @@ class Driver:
         self._records.outages.append(Span(self._broker_gone, time.monotonic()))
         self._broker_gone = None
 
-    # -- the network: of one pool (0) or one producer (1) ------------------------------------------------
+    # -- the network: of one pool (0) or two producers (1) -----------------------------------------------
 
     def _fault(self, kind: str, seconds: float, action: Callable[[int], None]) -> None:
         """One fault at a time in each network; ``action`` begins it."""

@@ -1,7 +1,7 @@
 """What the chaos run shakes: a Valkey server that keeps what it acknowledged, worker pools, producers, a small disk.
 
-One pool and one producer reach the server through a network of their own, which the driver can break. Poison goes to a
-queue that the first pool does not serve, and nothing kills that pool's first process: memory that leaks shows there.
+One pool, and two producers, reach the server through a network of their own, which the driver can break. Poison goes to
+a queue that the first pool does not serve, and nothing kills that pool's first process: memory that leaks shows there.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ APP = Path(__file__).parent / "app"
 QUEUE = "chaos"
 QUEUES = (QUEUE, "chaos-next", "chaos-poison")
 GROUP = "taskstream"
-PRODUCERS = {"single": 0.06, "keyed": 0.06, "many": 0.88}
+PRODUCERS = {"single": 0.05, "keyed": 0.05, "outbox": 0.04, "many": 0.86}
 """How each producer sends, and its share of all calls."""
 
 
@@ -90,7 +90,7 @@ class System:
         ]
         for number, (how, share) in enumerate(PRODUCERS.items()):
             rate = share * self.load.per_second
-            env = keyed if how == "keyed" else direct
+            env = {"keyed": keyed, "outbox": {**keyed, "CHAOS_OUTBOX": "yes"}}.get(how, direct)
             self.producers.append(self._producer(how, number, rate, env))
         every_s = 1.0 if self.load.seconds < 300 else 5.0
         self.sampler = Sampler(self.server.url, QUEUE, self.records, self._processes, every_s)

@@ -1,6 +1,7 @@
 """A producer of the chaos run: ``chaos_producer.py NAME HOW FIRST STEP SEED PER_SECOND``; sends until SIGTERM.
 
-``HOW``: ``single`` (delay), ``many`` (enqueue_many) or ``keyed`` (task_id=, repeated until the broker has answered).
+``HOW``: ``single`` (delay), ``many`` (enqueue_many), ``keyed`` (task_id=, repeated until the broker has answered) or
+``outbox`` (delay of an app with one).
 It sends PER_SECOND on average, catching up after an outage, and waits while too much is still to be done.
 Writes ``NAME.log``: ``verdict number kind id child``; the verdict is accepted, refused (certainly not sent) or unsure,
 ``child`` the id of a second stage, and what is not known is ``-``.
@@ -53,6 +54,8 @@ class Producer:
             due = max(due, now - LATENESS_S)
             self._wait_for_room()
             due += self._send() / self._per_second
+        while app.outbox is not None and app.outbox.waiting():
+            time.sleep(0.1)
 
     def _send(self) -> int:
         """One round of calls; how many were accepted."""
