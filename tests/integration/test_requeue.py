@@ -47,8 +47,8 @@ __steps__ = ["bill"]
 
 def bill(order: Order, context: EventContext) -> str:
     with open("runs", "a") as file:
-        file.write(f"{context.stream.attempt}\\n")
-    if not Path("died").exists():
+        file.write(f"{order.item}{context.stream.attempt} ")
+    if order.item == "poison" or not Path("died").exists():
         Path("died").touch()
         os.kill(os.getpid(), signal.SIGKILL)
     raise OSError("never")
@@ -142,7 +142,7 @@ def test_an_event_obeys_its_own_settings_and_counts_runs_apart_from_deliveries(j
     folder.mkdir()
     write_shop(folder, jobs.url)
     config = json.loads((folder / "config.json").read_text())
-    config["events"]["bill"]["config"] = {"stream": {"max_retries": 1, "max_deliveries": 5, "retry_backoff": 0.01}}
+    config["events"]["bill"]["config"] = {"stream": {"max_retries": 1, "max_deliveries": 2, "retry_backoff": 0.01}}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "shop_app" / "bill.py").write_text(EVENT)
     jobs.broker.client.config_set("maxmemory", 10**9)
@@ -152,8 +152,13 @@ def test_an_event_obeys_its_own_settings_and_counts_runs_apart_from_deliveries(j
     # The first run ends with its process, which is no attempt of the handler's; then there are one run and one retry
     letters = "ts:{orders}:letters:billing"
     letter = json.loads(eventually(lambda: jobs.broker.client.hget(letters, "m1"), 30.0))  # type: ignore[arg-type]
-    assert (folder / "runs").read_text().split() == ["1", "1", "2"]
+    assert (folder / "runs").read_text().split() == ["a1", "a1", "a2"]
     assert (letter["error"]["type"], letter["attempts"], letter["deliveries"]) == ("OSError", 2, 3)
     assert letter["handler"] == "shop-app.bill"
-    # Two processes, one of which died: the pool said once, or by its second life twice, what the broker may do to it
-    eventually(lambda: 1 <= pool.output.count("Broker deletes work when it is full") <= 2, message=lambda: pool.output)
+    # And so many processes may die under a message
+    jobs.broker.publish("orders", Message("m2", "Order", b'{"item":"poison"}'))
+    letter = json.loads(eventually(lambda: jobs.broker.client.hget(letters, "m2"), 30.0))  # type: ignore[arg-type]
+    assert (letter["error"]["type"], letter["deaths"]) == ("WorkerDied", 2)
+    assert (folder / "runs").read_text().split()[3:] == ["poison1", "poison1"]
+    # One of the two processes said what the broker may do to it, and again only if it was the one that died
+    eventually(lambda: 1 <= pool.output.count("Broker deletes work when it is full") <= 4, message=lambda: pool.output)
