@@ -68,6 +68,7 @@ class Flusher:
         self._lock_path = rows.path.with_suffix(".flush")
         self._log = engine_logger("outbox")
         self._said: dict[str, str] = {}
+        self._sent: list[tuple[int, str]] = []
         self.start_afresh()
 
     def start_afresh(self) -> None:
@@ -143,6 +144,7 @@ class Flusher:
         with self._lock() as locked:
             if not locked:
                 return State.ELSEWHERE, False
+            self._forget_sent([])
             moved = stuck = False
             for stream in self._rows.streams():
                 sent, error = self._flush_stream(stream)
@@ -163,15 +165,26 @@ class Flusher:
         while rows := self._rows.head(stream, CHUNK):
             self._warn_of_old(rows)
             found = self._send(rows)
-            certain = [row.position for row, one in zip(rows, found.ids, strict=True) if one is not None]
+            certain = [
+                (row.position, row.envelope.message.id)
+                for row, one in zip(rows, found.ids, strict=True)
+                if one is not None
+            ]
             if certain:
-                self._rows.remove(certain)
+                self._forget_sent(certain)
                 sent += len(certain)
             if isinstance(found.error, BrokerUnavailable) and found.error.maybe_sent:
                 self._rows.mark_tried([row.position for row in rows[len(certain) :]], now_ms())
             if found.error is not None:
                 return sent, found.error
         return sent, None
+
+    def _forget_sent(self, sent: Sequence[tuple[int, str]]) -> None:
+        """Remove rows that are in Redis; before anything else is sent, also where the disk refused that before."""
+        self._sent += sent
+        if self._sent:
+            self._rows.remove(self._sent)
+            self._sent = []
 
     def _send(self, rows: Sequence[Row]) -> Sent:
         try:

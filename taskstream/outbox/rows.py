@@ -176,13 +176,14 @@ class Rows:
                 "UPDATE waiting SET tried_ms = ? WHERE position = ?", [(now_ms, position) for position in positions]
             )
 
-    def remove(self, positions: Sequence[int]) -> None:
-        """These are in Redis for certain."""
+    def remove(self, sent: Sequence[tuple[int, str]]) -> None:
+        """These, by position and message id, are in Redis for certain. In a file made anew others have their places."""
         with self._open() as connection, _transaction(connection):
-            for table in ("waiting", "uniques"):
-                connection.executemany(
-                    f"DELETE FROM {table} WHERE position = ?", [(position,) for position in positions]
-                )
+            connection.executemany("DELETE FROM waiting WHERE position = ? AND id = ?", sent)
+            connection.executemany(
+                "DELETE FROM uniques WHERE position = ?1 AND NOT EXISTS (SELECT 1 FROM waiting WHERE position = ?1)",
+                [(position,) for position, _ in sent],
+            )
 
     def close(self) -> None:
         """Close the file; the next use opens it again."""
@@ -206,7 +207,8 @@ class Rows:
                     self.close()
                     raise OutboxProblem(f"outbox {self.path}: the file was moved or deleted while it was used")
             except (sqlite3.Error, OSError) as error:
-                self.close()
+                if getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_FULL:
+                    self.close()  # after a full disk it can still be read, but perhaps not be opened again
                 raise OutboxProblem(f"outbox {self.path}: {_reason(error)}") from error
 
     def _connect(self) -> sqlite3.Connection:

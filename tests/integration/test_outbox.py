@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import redis
 from box import patience
+from disks import SmallDisk
 from helpers import OwnServer, Started, eventually
 from proxy import FaultyProxy
 
@@ -253,3 +254,24 @@ def test_processes_killed_while_they_send_what_waits(
     for name in ("next0", "next1", "next2", "last"):
         kept = set(accepted(tmp_path, name))
         assert [one for one in ids if one in kept] == accepted(tmp_path, name)
+
+
+def test_a_full_disk_refuses_and_keeps_what_it_had(own_valkey: OwnServer, small_disk: SmallDisk) -> None:
+    # Given an outbox on a disk that is full while the server is away
+    shop = Taskstream("shop", broker=own_valkey.url, outbox=f"file://{small_disk.folder}/outbox")
+    add = shop.task(name="shop.add")(lambda name, number: number)
+    own_valkey.stop()
+    ids = [add.delay("x", 0).id]
+    small_disk.fill()
+    with pytest.raises(BrokerUnavailable, match=r"shop\.sqlite3: the disk is full: free some space") as caught:
+        for number in range(1, 1000):
+            ids.append(add.delay("x", number).id)
+    assert not caught.value.maybe_sent
+    # When there is room again, and the server
+    small_disk.free()
+    ids.append(add.delay("x", 1000).id)
+    own_valkey.start()
+    # Then exactly what was accepted arrives
+    eventually(lambda: len(arrived(own_valkey.url)) >= len(ids), patience(20))
+    shop.close()
+    assert [one for one, _, _ in arrived(own_valkey.url)] == ids

@@ -245,6 +245,24 @@ def test_a_full_disk_says_so_and_keeps_nothing(make_outbox: MakeOutbox, broker: 
     assert isinstance(error, BrokerUnavailable) and "cannot be opened" in str(error)
 
 
+def test_what_was_sent_and_could_not_be_removed_is_not_sent_again(
+    make_outbox: MakeOutbox, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = make_outbox(sends=False)
+    broker.trouble[""] = AWAY
+    send(outbox, "a")
+    broker.trouble.clear()
+    calls = broker.calls
+    with monkeypatch.context() as patch:
+        patch.setattr(outbox._rows, "remove", lambda positions: (_ for _ in ()).throw(flusher.OutboxProblem("full")))
+        for _ in range(3):
+            with pytest.raises(flusher.OutboxProblem):
+                outbox.flush()
+    assert broker.calls == calls + 1 and waiting(outbox) == {"s": 1}
+    assert outbox.flush() is State.EMPTY
+    assert not outbox.waiting() and broker.calls == calls + 1
+
+
 def test_a_failed_write_tells_of_the_broker_and_of_the_disk(
     make_outbox: MakeOutbox, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -286,6 +304,18 @@ def test_a_deleted_file_is_made_again(make_outbox: MakeOutbox, broker: FakeBroke
     send(outbox, "b")
     assert waiting(outbox) == {"s": 1}
     assert Rows(outbox.path).head("s", 9)[0].envelope.message.id == "b"
+
+
+def test_a_file_made_anew_keeps_what_has_the_place_of_another(make_outbox: MakeOutbox, broker: FakeBroker) -> None:
+    outbox = make_outbox(sends=False)
+    broker.trouble[""] = AWAY
+    send(outbox, "a")
+    (old,) = outbox._rows.head("s", 9)
+    outbox.path.unlink()
+    outbox.try_many([message("b", "s", "key:k")])
+    assert outbox._rows.head("s", 9)[0].position == old.position
+    outbox._rows.remove([(old.position, "a")])
+    assert outbox._rows.head("s", 9)[0].envelope.uniques == ("id:b", "key:k")
 
 
 def test_looking_makes_no_file(make_outbox: MakeOutbox) -> None:
