@@ -38,7 +38,8 @@ def judge_memory(system: System, seconds: float, letters: int) -> tuple[dict[str
         }
         if grown > GROWN_MB:
             problems.append(f"{role} {pid} grew by {grown:.1f} MB over {lived:.0f} s")
-    figures["largest process, MB"] = round(max((size for one in system.sampler.memory.values() for _, size in one)), 1)
+    sizes = [size for one in system.sampler.memory.values() for _, size in one]
+    figures["largest process, MB"] = round(max(sizes, default=0.0), 1)
     broker = system.sampler.broker
     if broker:
         kept = broker[-1][2] * KEY_MB + letters * LETTER_MB
