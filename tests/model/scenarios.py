@@ -100,7 +100,7 @@ SCENARIOS: dict[str, Scenario] = {
     "in_flight": Scenario(workers=ONE, faults={"lose": 1}),
     "look_again": Scenario(workers=TWO_GROUPS, faults={"late_list": 1}),
     "groups_in_script": Scenario(workers=TWO_GROUPS, later=("v1",)),
-    "again": Scenario(workers=TWO_GROUPS, ends="af", faults={"tick": 1}),
+    "again": Scenario(workers=TWO_GROUPS, ends="afi", faults={"tick": 1}),
     "trim_groups": Scenario(("a", "b"), workers=TWO_GROUPS, faults={"trim": 1}),
     "trim_pending": Scenario(("a", "b"), workers=TWO_GROUPS, faults={"trim": 1}),
     "group_at_0": Scenario(workers=TWO_GROUPS, later=("w1", "v1")),

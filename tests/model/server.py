@@ -208,7 +208,7 @@ class Server(Flat):
         score = self.leases.get((group, victim))
         if score is None:
             return 0, []
-        if "claim_checks" in self.on and score >= 2 and (score > self.now or score != observed):
+        if "claim_checks" in self.on and score >= 2 and (int(score) > self.now or score != observed):
             return 0, []
         if score >= 1:
             score = -1 if score == 1 else 0
