@@ -182,9 +182,10 @@ def translate(error: Exception, where: str, *, sent: bool) -> TaskstreamError:
     if isinstance(error, redis.AuthenticationError):
         return ConfigError(f"broker {where} refused the credentials: {error_text(error)}")
     if isinstance(error, (redis.ResponseError, redis.DataError)):
+        text = error_text(error)
         if passing(error):
-            return BrokerUnavailable(f"broker {where} does not accept commands now: {error_text(error)}{_remedy(error)}")
-        return ConfigError(f"broker {where} refused a command: {error_text(error)}")
+            return BrokerUnavailable(f"broker {where} does not accept commands now: {text}{_remedy(error)}")
+        return ConfigError(f"broker {where} refused a command: {text}")
     text = error_text(error) or type(error).__name__
     return BrokerUnavailable(f"broker {where} cannot be reached: {text}", maybe_sent=sent)
 

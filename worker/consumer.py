@@ -42,6 +42,9 @@ UNCOMMITTED = 2_000
 
 RECONCILE_S = 10.0
 
+SILENT_S = BLOCK_MS / 1000 + 1
+"""A reader that wants to read and has had no answer for so long consumes nothing, connected or not."""
+
 UNSURE_POLL_S = 0.05
 """How often a reader looks whether a lease that was about to run out has been renewed."""
 
@@ -103,6 +106,7 @@ class Consumer:
         self.last_read = 0.0
         """Boottime (s) of the last read that the server answered."""
         self.around = around
+        self._trying_since: float | None = None
         self._older: list[Membership] = []
         self._version = 0
         self._choosing = RLock()
@@ -212,6 +216,12 @@ class Consumer:
         self.around.slots.used -= 1
         self.notice_room()
 
+    @property
+    def silent(self) -> bool:
+        """Whether it wants to read, and no read has been answered for SILENT_S."""
+        since = self._trying_since
+        return since is not None and boottime() - since > SILENT_S
+
     def fields(self) -> dict[str, object]:
         """The stream and group, for log lines."""
         return {
@@ -226,6 +236,8 @@ class Consumer:
         backoff = Backoff(0.1, RECONNECT_MOST_S)
         failing = False
         while not self._stopping:
+            if self._trying_since is None:
+                self._trying_since = boottime()
             try:
                 if not self._link.connected:
                     self._reconnect()
@@ -236,10 +248,12 @@ class Consumer:
                     self._reconcile(self.membership)
                 room = self._count()
                 if not room:
+                    self._trying_since = None
                     self.around.slots.changed.wait(UNSURE_POLL_S if boottime() >= self.membership.deadline else 1.0)
                     self.around.slots.changed.clear()
                     continue
                 self._read(self.membership, room)
+                self._trying_since = None
                 if failing:
                     failing = False
                     self.around.log.info("Broker answers again", self.fields())

@@ -9,7 +9,7 @@ import redis
 from gevent.event import Event
 
 from taskstream.broker import Broker
-from taskstream.errors import TaskstreamError
+from taskstream.errors import ConfigError, TaskstreamError
 from taskstream.logs import FieldLogger
 
 from .clock import boottime
@@ -30,6 +30,7 @@ class Forwarder:
         self._broker = broker
         self._consumers = consumers
         self._log = log
+        self._broken: set[Consumer] = set()
         self._soon = Event()
         self._due = 0.0
         self._trim_at = 0.0
@@ -55,7 +56,15 @@ class Forwarder:
                 try:
                     self._serve(consumer, trim)
                 except (TaskstreamError, redis.RedisError) as error:
-                    self._log.debug("Promotion failed", {**consumer.fields(), "error": error})
+                    said = {**consumer.fields(), "error": error}
+                    if isinstance(error, ConfigError) and consumer not in self._broken:
+                        # No outage, which the reader tells of: delayed messages wait until somebody mends this.
+                        self._broken.add(consumer)
+                        self._log.error("Delayed messages cannot be promoted, trying on", said)
+                    else:
+                        self._log.debug("Promotion failed", said)
+                else:
+                    self._broken.discard(consumer)
             while (pause := self._due - boottime()) > 0:
                 if self._soon.wait(pause):
                     self._soon.clear()

@@ -23,6 +23,8 @@ def accept(consumer: Consumer, membership: Membership, entries: Sequence[Entry],
     stream, group = subscription.stream, subscription.group
     jobs, slots, queue, acker = membership.jobs, around.slots, around.queue, consumer.acker
     for entry in entries:
+        if (entry.from_again, entry.entry_id) in jobs:
+            continue  # handed out once more to the same consumer: an operator has set the group back
         unreadable = None
         try:
             message = from_fields(entry.fields)

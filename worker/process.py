@@ -46,6 +46,9 @@ INTERRUPT_S = 1.0
 FINISH_S = 5.0
 """How long the last commits may take."""
 
+PLACE_S = 2.0
+"""How soon others are told that the folder of results was replaced."""
+
 CLOSE_S = 2.0
 """How long closing the result store may take."""
 
@@ -106,6 +109,7 @@ class WorkerProcess:
         self._log = logs.engine_logger("worker")
         self._broker = Broker(loaded.broker_url)
         self._store = loaded.store
+        self._place = describe(self._store, make_mark=True)
         self._slots = Slots(pool.concurrency)
         keep = self._store is not None
         self._keeper = Keeper(self._store, self._on_paused) if self._store is not None else None
@@ -161,6 +165,8 @@ class WorkerProcess:
         for consumer in self._consumers:
             consumer.acker.start()
             consumer.start()
+        if self._store is not None:
+            gevent.spawn(self._watch_place)
         self._recoverer.start()
         self._forwarder.start()
         self._control.start()
@@ -173,7 +179,8 @@ class WorkerProcess:
         if state == "running" and self._around.paused is not None:
             state = "paused"
         elif state == "running" and all(
-            member is None or boottime() >= member.deadline for member in (c.membership for c in self._consumers)
+            consumer.silent or consumer.membership is None or boottime() >= consumer.membership.deadline
+            for consumer in self._consumers
         ):
             state = "disconnected"
         return {
@@ -182,8 +189,14 @@ class WorkerProcess:
             "concurrency": self._pool.concurrency,
             "running": self._executor.running,
             "last_read_s": round(boottime() - max(reads), 1) if any(reads) else None,
-            "results": describe(self._store, make_mark=True),
+            "results": self._place,
         }
+
+    def _watch_place(self) -> None:
+        """Look where results are kept in a thread: a disk that hangs must not hang the hub with it."""
+        while True:
+            gevent.sleep(PLACE_S)
+            self._place = gevent.get_hub().threadpool.apply(describe, (self._store,), {"make_mark": True})
 
     # -- what the roles tell -----------------------------------------------------------------------------
 

@@ -209,7 +209,10 @@ class ConsumerGroup:
     def sweep(self, call: Call) -> list[tuple[str, float]]:
         """Consumers of the group and their lease scores, those longest without renewal first, at most 1,000."""
         flat = _SWEEP.run(call, [*self._streams, self._leases], [self.group, self.lease_ms])
-        return [(str(consumer, "utf-8"), float(score)) for consumer, score in zip(flat[::2], flat[1::2], strict=True)]
+        return [
+            (str(consumer, "utf-8", "surrogateescape"), float(score))
+            for consumer, score in zip(flat[::2], flat[1::2], strict=True)
+        ]
 
     def claim(self, call: Call, victim: str, observed: float, count: int, suspect_at: int = 2**31) -> Claimed:
         """Take at most ``count`` messages over from ``victim``, whose lease was seen at score ``observed``.
@@ -219,7 +222,15 @@ class ConsumerGroup:
         reply = _CLAIM.run(
             call,
             [*self._streams, self._leases, keys.deaths(self.stream, self.group)],
-            [self.group, self.consumer, count, victim, repr(observed), REMEMBER_DEATHS_S, suspect_at],
+            [
+                self.group,
+                self.consumer,
+                count,
+                victim.encode("utf-8", "surrogateescape"),
+                repr(observed),
+                REMEMBER_DEATHS_S,
+                suspect_at,
+            ],
         )
         if reply[0] == -1:
             return Claimed(True, False, [])

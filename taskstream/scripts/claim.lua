@@ -43,9 +43,11 @@ for source = 1, 2 do
           if entry[2][i] == 'id' then
             local id = entry[2][i + 1]
             local known = redis.call('HMGET', KEYS[4], id, id .. ' why')
-            deaths, why = tonumber(known[1] or 0), known[2] or ''
+            -- What is no number was not written by us, and must not end a script that has claimed already.
+            deaths, why = tonumber(known[1] or 0) or 0, known[2] or ''
             if score == 0 and why == '' then
-              deaths = redis.call('HINCRBY', KEYS[4], id, 1)
+              deaths = deaths + 1
+              redis.call('HSET', KEYS[4], id, deaths)
               redis.call('EXPIRE', KEYS[4], ARGV[6])
             end
           end

@@ -40,6 +40,14 @@ for source = 1, 2 do
   end
 end
 
+-- Looked at before the first move: one that fails half-way has been acknowledged and is nowhere.
+for i, kind in pairs(at <= #ARGV and {[2] = 'stream', [4] = 'zset', [5] = 'hash', [6] = 'zset', [7] = 'hash'} or {}) do
+  local found = redis.call('TYPE', KEYS[i]).ok
+  if found ~= kind and found ~= 'none' then
+    return redis.error_reply('WRONGTYPE ' .. KEYS[i] .. ' is a ' .. found .. ' and should be a ' .. kind)
+  end
+end
+
 while at <= #ARGV do
   local kind, source, entry, id = ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2], ARGV[at + 3]
   if redis.call('XACK', KEYS[source], group, entry) == 1 then

@@ -13,7 +13,8 @@ end
 redis.call('PERSIST', KEYS[3])
 for i = 4, #ARGV, 2 do
   if ARGV[i + 1] == '' then
-    redis.call('HINCRBY', KEYS[4], ARGV[i], 1)
+    -- What is no number was not written by us.
+    redis.call('HSET', KEYS[4], ARGV[i], (tonumber(redis.call('HGET', KEYS[4], ARGV[i]) or 0) or 0) + 1)
   else
     redis.call('HSET', KEYS[4], ARGV[i] .. ' why', ARGV[i + 1])
   end

@@ -68,6 +68,13 @@ CLAIM = [
         TAKEN_ALL,
     ),
     Case(
+        "deaths that are no numbers count from none",
+        [seed_corpse(-60), do("HSET", DEATHS, "m2", "text")],
+        claim(),
+        Claimed(False, True, [M1, M2, M4]),
+        TAKEN_ALL | COUNTED,
+    ),
+    Case(
         "the rest of a lease that ran out",
         [seed_corpse(0)],
         claim(),
