@@ -39,6 +39,11 @@ CLOCK_S = 2.0
 OVERDUE_S = 60.0
 """A lease that ended so long ago, and a message that waits so long without a worker, is nobody's."""
 
+NETWORK_FILE_SYSTEMS = frozenset(
+    ("afs", "ceph", "cifs", "fuse.glusterfs", "fuse.sshfs", "glusterfs", "lustre", "nfs", "nfs4", "smb3", "smbfs")
+)
+"""Where the write-ahead log of SQLite does not work (https://www.sqlite.org/wal.html)."""
+
 LOW_DISK_BYTES = 512 * 1024 * 1024
 NEARLY_FULL = 0.9
 
@@ -234,6 +239,14 @@ def examine_results(store: ResultStore) -> Iterator[Finding]:
     where = f"results {display_url(store.url)}"
     if scheme in ("file", "json"):
         yield from _folder(where, Path(rest))
+    kind = file_system(Path(rest)) if scheme == "file" else None
+    if kind in NETWORK_FILE_SYSTEMS:
+        yield Finding(
+            PROBLEM,
+            where,
+            f"it is on a network file system ({kind}), where a database of SQLite gets damaged",
+            "use a folder of this host, or redis://… for several hosts",
+        )
     try:
         store.read("taskstream-doctor")
     except ResultUnavailable as error:
@@ -260,3 +273,17 @@ def _folder(where: str, folder: Path) -> Iterator[Finding]:
                 f"only {free // 2**20} MiB are free on its disk; when it is full, workers pause",
                 "free some space, or shorten the retention of results",
             )
+
+
+def file_system(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> str | None:
+    """The kind of file system that a folder is on, or will be, as Linux calls it; None where that is not known.
+
+    ``mounts`` is a table in the form of proc_pid_mounts(5).
+    """
+    with contextlib.suppress(OSError):
+        place = folder.resolve()
+        kinds = [line.split()[1:3] for line in mounts.read_text(errors="replace").splitlines() if line.count(" ") >= 2]
+        above = [(len(at), kind) for at, kind in kinds if place.is_relative_to(at.replace("\\040", " "))]
+        # The last of several mounts on one place is the one that is seen.
+        return max(reversed(above), key=lambda one: one[0])[1] if above else None
+    return None

@@ -254,6 +254,7 @@ def results(url: str, base: Path) -> str:
 
 @pytest.mark.parametrize("scheme", ["file", "json"])
 def test_a_folder_of_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    monkeypatch.setattr(module, "file_system", lambda folder: "ext4")
     assert results(f"{scheme}://made/later", tmp_path) == "" and not list(tmp_path.iterdir())
     (tmp_path / "there").mkdir()
     assert results(f"{scheme}://there", tmp_path) == "" and not list((tmp_path / "there").iterdir())
@@ -270,6 +271,38 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("taskstream.doctor.tempfile.NamedTemporaryFile", refuse)
     assert f"{tmp_path} cannot be written: Permission denied → change its" in results("file://results", tmp_path)
+
+
+MOUNTS = """\
+overlay / overlay rw 0 0
+server:/x /mnt/far nfs4 rw 0 0
+server:/y /mnt/with\\040blank cifs rw 0 0
+/dev/a /mnt/twice nfs rw 0 0
+/dev/b /mnt/twice ext4 rw 0 0
+odd
+"""
+
+
+@pytest.mark.parametrize(
+    ("folder", "kind"),
+    [
+        ("/home/x", "overlay"),
+        ("/mnt/far/results/later", "nfs4"),
+        ("/mnt/farther", "overlay"),
+        ("/mnt/with blank/a", "cifs"),
+        ("/mnt/twice/a", "ext4"),
+    ],
+)
+def test_the_file_system_of_a_folder(tmp_path: Path, folder: str, kind: str) -> None:
+    (tmp_path / "mounts").write_text(MOUNTS)
+    assert module.file_system(Path(folder), tmp_path / "mounts") == kind
+    assert module.file_system(Path(folder), tmp_path / "nowhere") is None
+
+
+def test_a_database_on_a_network_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "file_system", lambda folder: "nfs4")
+    assert "it is on a network file system (nfs4)" in results("file://results", tmp_path)
+    assert results("json://results", tmp_path) == ""
 
 
 def test_results_in_a_redis_that_is_away(tmp_path: Path) -> None:
