@@ -140,9 +140,10 @@ def test_forget(case: Case, world: World) -> None:
     check(case, world)
 
 
-def test_a_requeue_that_fails_leaves_the_letter(world: World) -> None:
+@pytest.mark.parametrize("key", [AGAIN, DEATHS, DEAD_IDS])
+def test_a_requeue_that_fails_leaves_the_letter(world: World, key: str) -> None:
     LETTER(world)
-    world.call("SET", AGAIN, "not a stream")
+    world.call("SET", key, "of another type")
     before = world.keys()
     with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
         requeue(SEVEN)(world)
