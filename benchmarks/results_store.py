@@ -26,7 +26,7 @@ import msgspec
 from taskstream.message import new_id
 from taskstream.results import SUCCESS, Outcome, open_store
 
-BATCHES = (1, 10, 100)
+BATCHES = (1, 10, 100, 1000)
 
 
 def outcomes(count: int, *, random_ids: bool) -> list[Outcome]:
