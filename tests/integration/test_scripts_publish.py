@@ -183,7 +183,7 @@ def test_out_of_memory_sends_none_and_says_so(world: World) -> None:
         with broker_of(world) as broker:
             for envelope in (letter("a"), letter("a", "k"), letter("a", limit=9), letter("a", "k", limit=9)):
                 with pytest.raises(
-                    BrokerUnavailable, match="does not accept commands now: command not allowed when used memory"
+                    BrokerUnavailable, match="does not accept commands now: .*command not allowed when used memory"
                 ) as caught:
                     broker.publish_many([envelope])
                 assert not caught.value.maybe_sent

@@ -21,6 +21,7 @@ def all_keys(stream: str) -> list[str]:
         keys.watched(stream),
         keys.done_channel(stream),
         *(keys.published(stream, unique) for unique in ("k", "k:again:g", "{x}")),
+        *(keys.published(stream, make(text)) for make in (keys.unique_id, keys.unique_key) for text in ("k", "id:k")),
     ]
 
 
