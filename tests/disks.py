@@ -42,8 +42,10 @@ class SmallDisk:
         self._filler.unlink(missing_ok=True)
 
     def remount(self, option: str) -> None:
-        """``ro`` or ``rw``; nothing may be open for writing there."""
-        subprocess.run(["mount", "-o", f"remount,{option}", self.folder], check=True, timeout=10)
+        """``ro`` or ``rw``. Raises OSError while something is open for writing there."""
+        done = subprocess.run(["mount", "-o", f"remount,{option}", self.folder], check=False, timeout=10)
+        if done.returncode:
+            raise OSError(f"{self.folder} cannot be remounted {option}")
 
 
 @contextlib.contextmanager
