@@ -19,8 +19,16 @@ class Found(NamedTuple):
     trace: list[Step]
 
     def __str__(self) -> str:
-        lines = [f"{number:3} {' '.join(map(str, step))}" for number, step in enumerate(self.trace, 1)]
+        lines = [f"{number:3} {said(step)}" for number, step in enumerate(self.trace, 1)]
         return "\n".join([f"{self.problem}:", *lines])
+
+
+def said(step: Step) -> str:
+    """A step in words."""
+    if step[0] == "arrive":
+        name, who, _, consumer, *_ = step[1]
+        return f"arrive: the {name} that {who} sent as {consumer}"
+    return " ".join(map(str, step))
 
 
 class Result(NamedTuple):
