@@ -1,4 +1,4 @@
-"""The scripts of a consumer and of an operator: register, renew, commit, publish_once, choose; and how any is sent."""
+"""The scripts of a consumer and of an operator: register, renew, commit, publish, choose; and how any is sent."""
 
 from __future__ import annotations
 
