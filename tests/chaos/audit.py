@@ -50,6 +50,8 @@ class Ends:
         self.done = 0
         self.dead: Counter[str] = Counter()
         """Accepted calls that became dead letters, by the error's type."""
+        self.condemned = 0
+        """Of these, those that died as poison without being any: what befell their processes was not their doing."""
         self.poison: list[int] = []
         self.problems: list[str] = []
 
@@ -93,6 +95,7 @@ class Ends:
         else:
             self._lettered.add(call.message_id)
             self.dead[str(letter["error"]["type"])] += 1
+            self.condemned += letter["error"]["type"] == "WorkerDied" and call.kind != "poison"
 
 
 def end_problem(

@@ -85,6 +85,7 @@ def _judge(system: System, driver: Driver, took_s: float) -> Verdict:
         kinds=dict(ends.kinds),
         done=ends.done,
         dead=dict(ends.dead),
+        condemned=ends.condemned,
         runs=sum(map(len, runs.values())),
         repeats=dict(repeats.reasons),
         after_sigterm=repeats.after_stop,

@@ -102,6 +102,13 @@ def test_counts_calls_and_ends() -> None:
     assert (accounts.done, accounts.dead, len(accounts.problems)) == (1, {}, 1)
 
 
+def test_counts_the_innocent() -> None:
+    accounts = audit.Ends({}, lambda key: [outcome(key, state=FAILURE)], {"m7": LETTER, "m8": LETTER})
+    for call in (CALL, Call("accepted", 8, "poison", "m8")):
+        accounts.take(call)
+    assert (accounts.dead, accounts.condemned, accounts.problems) == ({"WorkerDied": 2}, 1, [])
+
+
 # -- repeats ---------------------------------------------------------------------------------------------
 
 
