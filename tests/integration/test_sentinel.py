@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -66,14 +68,20 @@ def test_producers_and_workers_follow_a_failover(
 ) -> None:
     url, ports = sentinel
     jobs = Jobs(tmp_path, url, start_cli)
-    jobs.pool()
+    pools = [jobs.pool("-n", name) for name in ("a", "b")]
+    jobs.running(2)
     assert jobs.outcome(jobs.send("add", 1, 1)).state == "SUCCESS"
     jobs.settled()
+    # Given messages that run, wait for room and for their next try, all of them known to the replica
+    running = [jobs.send("slow", f"s{number}") for number in range(20)]
+    eventually(lambda: all(jobs.runs("start", f"s{number}") for number in range(20)))
+    waiting = [jobs.send("add", number, 5) for number in range(10)]
+    with redis.Redis(port=ports["one"], password=PASSWORD) as client:
+        assert client.wait(1, 5000) == 1
     link = Link(url)
     assert link.call("CONFIG", "GET", "port")[1] == str(ports["one"]).encode()
-    # When the other server becomes the master
-    with redis.Redis(port=ports["sentinel"]) as client:
-        client.execute_command("SENTINEL", "FAILOVER", "main")
+    # When the master dies, and Sentinel makes the other one the master
+    os.kill(int(link.call("INFO", "server").split(b"process_id:")[1].split()[0]), signal.SIGKILL)
 
     def moved() -> bool:
         try:
@@ -94,9 +102,21 @@ def test_producers_and_workers_follow_a_failover(
             return ""
 
     one = eventually(sent, 30)
+    jobs.go(*(f"s{number}" for number in range(20)))
     assert jobs.outcome(one, 30).state == "SUCCESS"
     assert len(jobs.runs("add", "2", "2")) == 1
+    # And what was under way is finished by those who had it, once
+    assert [(found.state, found.delivery) for found in map(jobs.outcome, running + waiting)] == [("SUCCESS", 1)] * 30
+    jobs.settled()
+    assert all(len(jobs.runs("start", f"s{number}")) == 1 for number in range(20))
+    assert all(len(jobs.runs("add", str(number), "5")) == 1 for number in range(10))
+    assert all("Took over" not in pool.output for pool in pools)
+    for pool in pools:
+        pool.send(signal.SIGTERM)
+        assert pool.wait() == 0
+    assert jobs.state.consumers == 0
     jobs.broker.close()
+    link.close()
 
 
 def test_a_service_that_sentinel_does_not_know_is_told_in_a_line(sentinel: tuple[str, dict[str, int]]) -> None:
