@@ -79,16 +79,16 @@ class Records:
         found: dict[int, list[Run]] = {}
         for path in sorted((self.folder / FOLDER).glob("*-*")):
             pid = int(path.name.partition("-")[0])
-            mine: dict[int, Run] = {}  # a message is never run twice at once in one process
+            mine: dict[int, Run] = {}  # a process that lost its lease may run a message twice at once
             data = path.read_bytes()
-            for step, number, at in RECORD.iter_unpack(data[: len(data) // RECORD.size * RECORD.size]):
+            for step, number, which, at in RECORD.iter_unpack(data[: len(data) // RECORD.size * RECORD.size]):
                 if step == BEGIN:
-                    run = mine[number] = Run(number, pid, at)
+                    run = mine[which] = Run(number, pid, at)
                     found.setdefault(number, []).append(run)
                 elif step == END:
-                    mine[number].end = at
+                    mine[which].end = at
                 else:
-                    mine[number].failed = at
+                    mine[which].failed = at
         for runs in found.values():
             if len(runs) > 1:
                 runs.sort(key=lambda run: run.begin)

@@ -185,12 +185,12 @@ def test_a_killed_process_had_no_more_running_than_it_has_lanes() -> None:
 
 def test_reads_what_processes_left(tmp_path: Path) -> None:
     (tmp_path / "effects").mkdir()
-    torn = RECORD.pack(BEGIN, 9, 5.0)[:-1]
-    steps = [(BEGIN, 7, 1.0), (BEGIN, 8, 1.1), (END, 8, 1.2), (FAIL, 7, 1.3), (BEGIN, 7, 3.0)]
+    torn = RECORD.pack(BEGIN, 9, 4, 5.0)[:-1]
+    steps = [(BEGIN, 7, 0, 1.0), (BEGIN, 8, 1, 1.1), (END, 8, 1, 1.2), (BEGIN, 7, 2, 3.0), (FAIL, 7, 0, 3.3)]
     (tmp_path / "effects" / "100-5").write_bytes(b"".join(RECORD.pack(*step) for step in steps) + torn)
-    (tmp_path / "effects" / "101-6").write_bytes(RECORD.pack(BEGIN, 7, 2.0) + RECORD.pack(END, 7, 2.5))
+    (tmp_path / "effects" / "101-6").write_bytes(RECORD.pack(BEGIN, 7, 0, 2.0) + RECORD.pack(END, 7, 0, 2.5))
     assert Records(tmp_path).runs() == {
-        7: [Run(7, 100, 1.0, failed=1.3), Run(7, 101, 2.0, 2.5), Run(7, 100, 3.0)],
+        7: [Run(7, 100, 1.0, failed=3.3), Run(7, 101, 2.0, 2.5), Run(7, 100, 3.0)],
         8: [Run(8, 100, 1.1, 1.2)],
     }
     assert [Records(tmp_path).running(pid) for pid in (100, 101, 102)] == [1, 0, 0]

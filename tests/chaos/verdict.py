@@ -69,7 +69,7 @@ class Verdict:
             f"seed {self.seed}: disturbed for {self.seconds:.0f} s, at rest after {self.took_s:.0f} s",
             f"calls       {listed(self.calls)}; {rate:.0f} accepted/s",
             f"kinds       {listed(self.kinds)}",
-            f"ends        {self.done} done, dead letters: {listed(self.dead)} ({self.condemned} innocent); {self.lost} lost",
+            f"ends        {self.done} done, {self.lost} lost, dead: {listed(self.dead)}, {self.condemned} innocent",
             f"runs        {self.runs}; repeats by reason: {listed(self.repeats)}",
             f"repeats     after SIGTERM {self.after_sigterm}; ended and not yet committed at a SIGKILL: at most {most}",
             f"takeover    {self.takeover}",
