@@ -87,6 +87,10 @@ class Recoverer:
                         if passing(error):
                             self._link.close()
                         self._log.debug("Sweep failed", {**consumer.fields(), "error": error})
+                    except Exception as error:
+                        # One that ended would leave what the dead held to nobody, and look like peace.
+                        self._link.close()
+                        self._log.error("Takeover failed, going on", consumer.fields(), exc=error)
                     if not consumer.looked:
                         # However that went: a restarted process is not to wait for ever.
                         consumer.looked = True

@@ -15,8 +15,10 @@ from helpers import Started, eventually
 from jobs import Jobs, worker_processes
 from proxy import FaultyProxy
 
+from taskstream.broker import Broker
 from taskstream.broker.script import Script
 from taskstream.handler import QUEUE_GROUP
+from taskstream.message import Message
 
 LONG = os.environ.get("TASKSTREAM_LONG_TESTS") == "1"
 
@@ -168,6 +170,51 @@ def test_every_command_of_a_worker_may_be_cut(jobs: Jobs, proxy: FaultyProxy) ->
     assert starts(jobs) == Counter({f"flaky {key}": 2 for key in ids})
     eventually(lambda: proxy.lost == len(ids), 20)
     stops_clean(jobs, pool)
+
+
+STAGES = {
+    "config.json": """{"app": {"name": "stages", "version": "1.0"}, "events": {
+        "first": {"type": "STREAM", "read_stream": {"name": "one", "consumer_group": "g"},
+                  "write_stream": {"name": "two"}},
+        "second": {"type": "STREAM", "read_stream": {"name": "two", "consumer_group": "g"}}}}""",
+    "server.json": '{"streams": {"connection_str": "%s"}, "results": {"url": "null"}}',
+    "stages/__init__.py": "",
+    "stages/model.py": "from taskstream.dataobjects import dataobject\n\n@dataobject\nclass Thing:\n    key: str\n",
+    "stages/first.py": "from .model import Thing\n__steps__ = ['run']\ndef run(thing: Thing, context) -> Thing:\n"
+    "    return thing\n",
+    "stages/second.py": "from .model import Thing\n__steps__ = ['run']\ndef run(thing: Thing, context) -> None:\n"
+    "    with open('second', 'a') as file:\n        file.write(thing.key + '\\n')\n",
+}
+
+
+def test_what_a_message_publishes_is_published_once(
+    tmp_path: Path, broker_url: str, proxy: FaultyProxy, start_cli: Callable[..., Started]
+) -> None:
+    for name, text in STAGES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text.replace("%s", proxy.url))
+    start_cli("worker", "--processes", "1", "--lease", "60", cwd=tmp_path)
+    broker = Broker(broker_url)
+    eventually(lambda: broker.group_states("one"), 20)
+    publish = Script("publish").sha.encode()
+    sent = []
+    # When the reply to the second stage's message is lost, or the connection cut before, in or after it
+    for number, way in enumerate((proxy.lose_reply_to, proxy.cut_after_request, proxy.cut_inside_request)):
+        way(publish)
+        for n in range(5):
+            sent.append(f"{number}-{n}")
+            message = Message(sent[-1], "stages.model.Thing", b'{"key":"%s"}' % sent[-1].encode())
+            broker.publish("one", message)
+        eventually(lambda number=number: proxy.lost == number + 1)  # type: ignore[misc]
+
+    def seen() -> list[str]:
+        return sorted((tmp_path / "second").read_text().split())
+
+    # Then each is there once
+    eventually(lambda: len(seen()) >= len(sent), 20)
+    eventually(lambda: broker.stream_length("one") == broker.stream_length("two") == 0)
+    assert seen() == sorted(sent)
+    broker.close()
 
 
 def test_a_hundred_cuts_leak_nothing(jobs: Jobs, proxy: FaultyProxy) -> None:
