@@ -40,9 +40,7 @@ def test_a_clean_stop_finishes_what_runs_and_leaves_the_rest(jobs: Jobs, by: str
         pool.send(signal.SIGTERM)
     else:
         pool.send(signal.SIGINT, group=True)
-    eventually(
-        lambda: {worker["state"] for worker in jobs.broker.workers()} != {"running"} or "Worker stops" in pool.output
-    )
+    eventually(lambda: pool.output.count("Worker stops") == 2)
     jobs.go(*"abcde")
     # Then those two finish, nothing else is started and nothing is left of the pool
     assert pool.wait() == 0
