@@ -133,7 +133,7 @@ class System:
 
         AssertionError if nothing moves any more before that.
         """
-        timeout = 60.0 + patience(15.0)  # a message of an unknown name may be delayed for a minute
+        timeout = 130.0 + patience(15.0)  # a message of an unknown name may be delayed for two minutes
         last, since = "", time.monotonic()
         while not self._idle():
             state = self.state()
