@@ -86,7 +86,9 @@ class Acts(State):
         for entry in entries:
             deaths = max(entry.deaths, entry.body.deaths)
             job = Job(entry.body, entry.body.deliveries + entry.times, deaths)
-            if deaths >= MAX_DELIVERIES and "poison" in self.on:
+            if entry.why:
+                job = self._failed(job)  # as if it had run that long here
+            elif deaths >= MAX_DELIVERIES and "poison" in self.on:
                 job = job._replace(state="ran", move="d")
                 if self.scenario.killers and entry.body.msg not in self.scenario.killers:
                     self.broken.append(INNOCENT)
@@ -98,7 +100,7 @@ class Acts(State):
         msg = job.body.msg
         if self.server.pending.get((w.group, *at), ("",))[0] != w.name and not w.orphan:
             self.broken.append(STARTED)
-        if (w.group, msg, job.number) in self.starts:
+        if (w.group, msg, job.number) in self.starts or (w.group, msg) in self.server.why:
             self.broken.append(RERUN)
         if self.server.deaths.get((w.group, msg), 0) >= MAX_DELIVERIES:
             self.broken.append(POISON)
@@ -109,18 +111,23 @@ class Acts(State):
         """The handler returned, failed, was interrupted, or took the process with it."""
         w = self.workers[who]
         job = w.jobs[at]
-        body = job.body
         if end == "x":
             self.die(w)
             if self.scenario.together:
                 w.started = None
         elif end == "i":
+            self.pay("interrupt")
             w.jobs[at] = job._replace(body=self._again(job), state="kept", move="g")
-        elif end == "f" and body.attempt < MAX_ATTEMPTS:
-            w.jobs[at] = job._replace(body=self._again(job, attempt=body.attempt + 1), state="ran", move="r")
+        elif end == "f":
+            w.jobs[at] = self._failed(job)
         else:
-            move = "d" if end == "f" else "s" if job.deaths else "a"
-            w.jobs[at] = job._replace(state="ran", move=move)
+            w.jobs[at] = job._replace(state="ran", move="s" if job.deaths else "a")
+
+    def _failed(self, job: Job) -> Job:
+        """outcomes.fail"""
+        if job.body.attempt >= MAX_ATTEMPTS:
+            return job._replace(state="ran", move="d")
+        return job._replace(body=self._again(job, attempt=job.body.attempt + 1), state="ran", move="r")
 
     def do_back(self, who: str, at: At, how: str) -> None:
         """Give back what has not started: the worker stops, or a suspect is to run alone in it."""
@@ -306,7 +313,7 @@ class Acts(State):
             self.broken.append(STOLEN)
         if not given_up:
             for entry in entries:
-                self.blame_name(w.group, entry.body.msg, victim)
+                self.blame_name(w.group, entry.body.msg, victim, entry.entry)
         if answer != 2:
             w.ripe = tuple(one for one in w.ripe if one[0] != victim)
         if how:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .acts import Acts
 from .server import LEASE
-from .state import Worker
+from .state import At, Worker
 
 
 class Faults(Acts):
@@ -51,9 +51,18 @@ class Faults(Acts):
         self.workers[who].started = None
 
     def die(self, w: Worker) -> None:
-        started = tuple(sorted(job.body.msg for job in w.jobs.values() if job.state == "running"))
-        for msg in started:
-            self.blame_name(w.group, msg, w.name)
+        running = sorted((job.body.msg, at) for at, job in w.jobs.items() if job.state == "running")
+        for msg, at in running:
+            self.blame_name(w.group, msg, w.name, at[1])
+        self._vanish(w, tuple((msg, "") for msg, _ in running))
+
+    def do_overrun(self, who: str, at: At) -> None:
+        """A message is past its hard_timeout: its supervisor kills the process, which is nobody's death."""
+        self.pay("overrun")
+        w = self.workers[who]
+        self._vanish(w, ((w.jobs[at].body.msg, "hard_timeout"),))
+
+    def _vanish(self, w: Worker, started: tuple[tuple[str, str], ...]) -> None:
         w.up, w.started = False, started
         w.paused = w.cut = w.hogged = False
         w.jobs, w.writes, w.todo, w.seen, w.ripe, w.listed = {}, {}, {}, {}, (), ()

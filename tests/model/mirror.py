@@ -65,7 +65,7 @@ class Mirror(Server):
         for one in found:
             stream = again(group) if one.from_again else S
             number = known[stream, one.entry_id]
-            entries.append(Entry(stream, number, body(from_fields(one.fields)), one.times, one.deaths))
+            entries.append(Entry(stream, number, body(from_fields(one.fields)), one.times, one.deaths, bool(one.why)))
         return entries
 
     def tick(self) -> None:
@@ -152,9 +152,9 @@ class Mirror(Server):
         self.compare()
         return model
 
-    def release(self, group: str, consumer: str, started: tuple[str, ...]) -> None:
+    def release(self, group: str, consumer: str, started: tuple[tuple[str, str], ...]) -> None:
         super().release(group, consumer, started)
-        self._consumer(group, consumer).release(self.call, dict.fromkeys(started, ""))
+        self._consumer(group, consumer).release(self.call, dict(started))
         self.compare()
 
     def promote(self, group: str, now: int) -> None:
@@ -188,7 +188,10 @@ class Mirror(Server):
             self._compare_scores(group)
             deaths = self._hash(keys.deaths(S, group))
             model = {msg: n for (g, msg), n in self.deaths.items() if g == group}
-            self._same(f"deaths of {group}", model, {msg: int(n) for msg, n in deaths.items()})
+            real = {msg: int(n) for msg, n in deaths.items() if not msg.endswith(" why")}
+            self._same(f"deaths of {group}", model, real)
+            ended = {f"{msg} why" for g, msg in self.why if g == group}
+            self._same(f"runs ended of {group}", ended, deaths.keys() - real.keys())
             buried = {msg for g, msg in self.dead if g == group}
             self._same(f"letters of {group}", buried, set(self._hash(keys.letters(S, group))))
             self._same(f"dead of {group}", buried, {name.decode() for name in self._scores(keys.dead(S, group))})

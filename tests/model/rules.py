@@ -9,7 +9,7 @@ REMOVED = "an entry went before all groups were done with it"
 STOLEN = "a live worker lost what it held"
 FENCED = "a worker ended a message that it does not hold"
 STARTED = "a worker started a message that it does not hold"
-RERUN = "one delivery was started twice"
+RERUN = "one delivery was started twice, or one whose run was ended on purpose"
 OUTCOME = "the outcome that is kept is not the winner's"
 UNBOUGHT = "a claim by a worker whose own lease does not hold"
 BLAMED = "a death was counted for a message that no process died with"
@@ -37,6 +37,7 @@ RULES: dict[str, tuple[str, str]] = {
     "last_out": ("lease and consumer are removed only when nothing is pending any more", LOST),
     "release_untaken": ("a supervisor gives up only a lease that nobody took", BLAMED),
     "release_started": ("a supervisor counts a death only for what had started", BLAMED),
+    "overrun": ("a process that is killed for a hard_timeout is no death", BLAMED),
     "poison": ("a message at its last death is buried without being run", POISON),
     "alone": ("a message one death short of the limit runs alone in its process", INNOCENT),
     "one_suspect": ("what runs alone is also taken over alone", INNOCENT),

@@ -24,6 +24,7 @@ SABOTAGE: dict[str, tuple[str, str, str]] = {
     "grace": ("sweep", "redis.call('ZADD', KEYS[3], 'NX', now + ARGV[2] + 0.5, consumer[2])", ""),
     "grace_is_nobodys": ("sweep", "now + ARGV[2] + 0.5", "now + ARGV[2]"),
     "release_untaken": ("release", "tonumber(score) < 2 or", ""),
+    "overrun": ("release", "if ARGV[i + 1] == '' then", "if true then"),
     "trim_groups": ("trim", "for _, group in ipairs(groups) do", "for _, group in ipairs({groups[1]}) do"),
     "trim_pending": ("trim", "if group[6] > 0 then", "if false then"),
     "group_at_0": ("register", "'0', 'MKSTREAM'", "'$', 'MKSTREAM'"),

@@ -79,6 +79,7 @@ SCENARIOS: dict[str, Scenario] = {
     "last_out": Scenario(("a", "b"), room=2, faults={"kill": 1}, **W1),
     "release_untaken": Scenario(faults={"kill": 1, "tick": 3}, **W1),
     "release_started": Scenario(faults={"kill": 1}, **W1),
+    "overrun": Scenario(workers=ONE, faults={"overrun": 2, "restart": 2, "tick": 2, "lose": 1}),
     "poison": Scenario(workers=ONE, killers=("a",), faults={"restart": 2}),
     "alone": Scenario(("a", "b"), ONE, killers=("a",), room=2, piece=2, faults={"restart": 2}),
     "one_suspect": Scenario(
@@ -100,7 +101,7 @@ SCENARIOS: dict[str, Scenario] = {
     "in_flight": Scenario(workers=ONE, faults={"lose": 1}),
     "look_again": Scenario(workers=TWO_GROUPS, faults={"late_list": 1}),
     "groups_in_script": Scenario(workers=TWO_GROUPS, later=("v1",)),
-    "again": Scenario(workers=TWO_GROUPS, ends="afi", faults={"tick": 1}),
+    "again": Scenario(workers=TWO_GROUPS, ends="af", faults={"interrupt": 1, "tick": 1}),
     "trim_groups": Scenario(("a", "b"), workers=TWO_GROUPS, faults={"trim": 1}),
     "trim_pending": Scenario(("a", "b"), workers=TWO_GROUPS, faults={"trim": 1}),
     "group_at_0": Scenario(workers=TWO_GROUPS, later=("w1", "v1")),
@@ -113,12 +114,13 @@ SCENARIOS: dict[str, Scenario] = {
 OFTEN = {
     "tick": 8, "kill": 1, "kill_both": 1, "restart": 3, "pause": 2, "hog": 1, "cut": 1, "outage": 1, "lose": 2,
     "late_commit": 1, "late_keep": 1, "late_read": 1, "late_list": 1, "trim": 2, "stop": 2,
+    "overrun": 1, "interrupt": 2,
 }  # fmt: skip
 
 WALKS = (
-    Scenario(("a", "b", "c"), {"w1": "g", "w2": "g", "v1": "h"}, ("v1",), "aafi", {"a": "d"}, room=2, faults=OFTEN),
-    Scenario(("a", "b"), {"w1": "g", "w2": "g", "w3": "g"}, (), "aafi", room=2, faults=OFTEN | {"lose_leases": 1}),
-    Scenario(("a", "b", "c"), {"w1": "g", "w2": "g"}, (), "aafi", room=2, faults=OFTEN | {"flush": 1}),
+    Scenario(("a", "b", "c"), {"w1": "g", "w2": "g", "v1": "h"}, ("v1",), "aaf", {"a": "d"}, room=2, faults=OFTEN),
+    Scenario(("a", "b"), {"w1": "g", "w2": "g", "w3": "g"}, (), "aaf", room=2, faults=OFTEN | {"lose_leases": 1}),
+    Scenario(("a", "b", "c"), {"w1": "g", "w2": "g"}, (), "aaf", room=2, faults=OFTEN | {"flush": 1}),
     Scenario(("a", "b", "c"), killers=("a",), room=2, piece=2, faults={"tick": 8, "restart": 6, "lose": 1, "stop": 2}),
     Scenario(("a", "b", "c"), killers=("a",), together=True, room=2, piece=2, faults={"tick": 12, "restart": 6}),
 )

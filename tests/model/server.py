@@ -38,13 +38,14 @@ class Move(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """What a reader or a claim is handed; ``times`` counts hand-outs of the entry."""
+    """What a reader or a claim is handed: ``times`` counts hand-outs, ``why`` says that a run was ended on purpose."""
 
     stream: str
     entry: int
     body: Body
     times: int
     deaths: int = 0
+    why: bool = False
 
 
 def again(group: str) -> str:
@@ -56,7 +57,7 @@ class Server(Flat):
     """Redis. ``on`` are the rules that hold."""
 
     STATE = (
-        "now", "up", "next", "entries", "last", "consumers", "pending", "leases", "delayed", "deaths", "dead",
+        "now", "up", "next", "entries", "last", "consumers", "pending", "leases", "delayed", "deaths", "why", "dead",
         "published",
     )  # fmt: skip
 
@@ -76,6 +77,7 @@ class Server(Flat):
         self.leases: dict[tuple[str, str], float] = {}  # (group, consumer): score, as in docs/delivery.md
         self.delayed: dict[tuple[str, Body], int] = {}  # (group, body): due
         self.deaths: dict[tuple[str, str], int] = {}  # (group, message)
+        self.why: dict[tuple[str, str], bool] = {}  # (group, message): its run was ended on purpose
         self.dead: dict[tuple[str, str], bool] = {}  # (group, message)
         self.published: dict[str, str] = {}  # key of its sender: message
 
@@ -164,6 +166,8 @@ class Server(Flat):
                 self.second_half(group, kind, body)
             if acked and kind in "sd":
                 self.deaths.pop((group, body.msg), None)
+            if acked and kind in "sdr":
+                self.why.pop((group, body.msg), None)
             if (acked or kind == "a") and (alone or stream != S):
                 self.entries.pop((stream, entry), None)
         return True
@@ -189,7 +193,12 @@ class Server(Flat):
         if body is None:
             self.pending.pop((group, stream, entry), None)
             return None
-        return Entry(stream, entry, body, held[1] if held else 1, self.deaths.get((group, body.msg), 0))
+        return self._handed(group, stream, entry, held[1] if held else 1)
+
+    def _handed(self, group: str, stream: str, entry: int, times: int) -> Entry:
+        body = self.entries[stream, entry]
+        at = (group, body.msg)
+        return Entry(stream, entry, body, times, self.deaths.get(at, 0), at in self.why)
 
     def sweep(self, group: str) -> dict[str, float]:
         """sweep.lua"""
@@ -221,11 +230,11 @@ class Server(Flat):
             room -= 1
             if body is None:
                 continue
-            if score == 0:
+            if score == 0 and (group, body.msg) not in self.why:
                 self.deaths[group, body.msg] = self.deaths.get((group, body.msg), 0) + 1
             self.pending[group, stream, entry] = (me, times + 1)
-            found.append(Entry(stream, entry, body, times + 1, self.deaths.get((group, body.msg), 0)))
-            if found[-1].deaths >= SUSPECT and "one_suspect" in self.on:
+            found.append(self._handed(group, stream, entry, times + 1))
+            if found[-1].deaths >= SUSPECT and not found[-1].why and "one_suspect" in self.on:
                 return 2, found
         if room == 0 and "last_out" in self.on:
             return 2, found
@@ -238,15 +247,18 @@ class Server(Flat):
         self.consumers.pop((group, consumer), None)
         self.leases.pop((group, consumer), None)
 
-    def release(self, group: str, consumer: str, started: tuple[str, ...]) -> None:
-        """release.lua"""
+    def release(self, group: str, consumer: str, started: tuple[tuple[str, str], ...]) -> None:
+        """release.lua; what had ``started``, and why its run was ended on purpose or ''"""
         score = self.leases.get((group, consumer))
         if score is None or (not self.lease_holds(group, consumer) and "release_untaken" in self.on):
             return
         if "release_started" not in self.on:
-            started = tuple(self.entries[at].msg for at in self.held(group, consumer))
-        for msg in started:
-            self.deaths[group, msg] = self.deaths.get((group, msg), 0) + 1
+            started = tuple((self.entries[at].msg, "") for at in self.held(group, consumer))
+        for msg, why in started:
+            if why and "overrun" in self.on:
+                self.why[group, msg] = True
+            else:
+                self.deaths[group, msg] = self.deaths.get((group, msg), 0) + 1
         if self.held(group, consumer):
             self.leases[group, consumer] = 1
         else:

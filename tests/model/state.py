@@ -18,7 +18,7 @@ class Scenario:
     """Who is there and how much may go wrong.
 
     ``messages`` of producers; ``workers`` with their groups, of which ``later`` come later; ``ends`` of a run (a ok,
-    f failed, i interrupted); ``children`` what a message publishes; ``killers`` end every process that runs them (then
+    f failed); ``children`` what a message publishes; ``killers`` end every process that runs them (then
     nothing else may end one), ``together`` with its supervisor; ``room`` how many a worker holds, ``piece`` how many a
     claim takes; ``faults`` how often each may happen, ``hit`` (or all) which workers; ``readers`` (or all) read what
     is new; ``first`` are the steps that everything starts with.
@@ -68,7 +68,8 @@ class Worker(Flat):
         self.alone = True
         self.ripe: tuple[tuple[str, float], ...] = ()  # (consumer, score) that may be taken over, as of the last sweep
         self.listed: tuple[At, ...] = ()  # what the server says is held here, as of a while ago
-        self.started: tuple[str, ...] | None = None  # what had started in a process that died, until its release
+        # What had started in a process that died, and why its run was ended on purpose or '', until its release.
+        self.started: tuple[tuple[str, str], ...] | None = None
         self.jobs: dict[At, Job] = {}
         self.seen: dict[str, tuple[float, int]] = {}  # consumer: (score, since)
         self.writes: dict[tuple[str, int], str] = {}  # (message, delivery) on the way to the disk: written by
@@ -95,7 +96,7 @@ class State(Flat):
         self.accepted: dict[tuple[str, str], bool] = {}  # (group, message)
         self.starts: dict[tuple[str, str, int], bool] = {}  # (group, message, delivery)
         self.gone: dict[str, bool] = {}  # consumer names whose messages others may take over
-        self.blame: dict[tuple[str, str, str], bool] = {}  # (group, message, name) that died with it
+        self.blame: dict[tuple[str, str, str, int], bool] = {}  # (group, message, name, entry): the name died with it
         self.kids: dict[tuple[str, str], bool] = {}  # (parent, successor)
         self.broken: list[str] = []
 
@@ -116,13 +117,13 @@ class State(Flat):
         child = job.move in "as" and job.body.msg in self.scenario.children and "successors_first" in self.on
         return job.state == ("sent" if child else "kept")
 
-    def blame_name(self, group: str, msg: str, name: str) -> None:
+    def blame_name(self, group: str, msg: str, name: str, entry: int) -> None:
         # A lost lease key takes along who was given up already, so that these are counted once more.
-        self.blame[group, msg, f"{name} {self.left.get('lose_leases')}"] = True
+        self.blame[group, msg, f"{name} {self.left.get('lose_leases')}", entry] = True
 
     def blamed_wrongly(self) -> bool:
         """Whether more deaths are counted than there were."""
         counts: dict[tuple[str, str], int] = {}
-        for group, msg, _ in self.blame:
+        for group, msg, *_ in self.blame:
             counts[group, msg] = counts.get((group, msg), 0) + 1
         return any(n > counts.get(at, 0) for at, n in self.server.deaths.items())

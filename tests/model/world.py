@@ -82,6 +82,8 @@ class World(Faults):
         for fault in ("kill", "kill_both"):
             if left.get(fault) and w.name:
                 yield fault, who
+        if left.get("overrun") and w.supervised and not w.paused:
+            yield from (("overrun", who, at) for at, job in w.jobs.items() if job.state == "running")
         for write in w.writes:
             yield "written", who, *write
 
@@ -98,6 +100,8 @@ class World(Faults):
             elif job.state == "running":
                 for end in "x" if job.body.msg in self.scenario.killers else self.scenario.ends:
                     yield "end", who, at, end
+                if self.left.get("interrupt"):
+                    yield "end", who, at, "i"
             elif job.state == "ran" and sure and "outcome_first" in self.on:
                 yield "keep", who, at
                 if self.left.get("late_keep"):
