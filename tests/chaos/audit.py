@@ -17,9 +17,6 @@ COMMIT_S = 3.0
 RECOVERY_S = COMMIT_S + 5.0
 """The same after something kept it back: tries are up to 5 s apart then."""
 
-STOP_S = 20.0
-"""How long a process that was told to stop may take to end."""
-
 MAX_DELIVERIES = 3
 
 CLOCKS_S = 0.2
@@ -143,11 +140,9 @@ class Repeats:
     def __init__(self, records: Records, lease_s: float) -> None:
         self._lease_s = lease_s
         self._killed: dict[int, list[float]] = defaultdict(list)
-        self._stopped: dict[int, list[float]] = defaultdict(list)
         for pid, at in records.killed:
             self._killed[pid].append(at)
-        for pid, at in records.stopped:
-            self._stopped[pid].append(at)
+        self._stopped = _by_pid(records.stopped)
         self._frozen = _by_pid(records.frozen)
         self._cut_off = _by_pid(records.cut_off)
         self._world = [*records.outages, *records.full]
@@ -176,7 +171,7 @@ class Repeats:
                 if reason == "killed" and run.end is not None:
                     self.finished[run.pid] += 1
                 if reason is None:
-                    stopped = any(at >= run.begin for at in self._stopped.get(run.pid, ()))
+                    stopped = any(span.end >= run.begin for span in self._stopped.get(run.pid, ()))
                     self.after_stop += stopped
                     why = "its process was stopped cleanly" if stopped else "for no reason"
                     self.problems.append(f"{number}: ran again {why}, after {run}; all: {all_of_it}")
@@ -203,9 +198,9 @@ class Repeats:
             if any(span.end - span.begin >= self._lease_s and span.touches(run.begin, open_until) for span in spans):
                 return name
         for stopped in self._stopped.get(run.pid, ()):
-            # It had to end without an answer from the server, or with an outcome that could not be written.
-            kept = any(span.touches(stopped - COMMIT_S, stopped + STOP_S) for span in (*self._world, *cut_off))
-            if kept and run.begin <= stopped + STOP_S:
+            # It finished, and ended without an answer from the server, or with an outcome that could not be written.
+            kept = any(span.touches(stopped.begin - COMMIT_S, stopped.end) for span in (*self._world, *cut_off))
+            if kept and run.end is not None and run.end <= stopped.end:
                 return "stopped without broker or disk"
         return None
 

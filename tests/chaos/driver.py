@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 import psutil
+from helpers import alive
 
 from .app.chaos_effects import FAIL, FOLDER, RECORD
 from .pool import GRACE_S, Pool
@@ -34,6 +35,7 @@ class Driver:
         self._say = say
         self._later: list[tuple[float, Callable[[], None]]] = []
         """What ends a disturbance, and when."""
+        self._stopping: list[tuple[psutil.Process, float]] = []
         self._begun = time.monotonic()
         self._deck = self._deal()
         self._broker_gone: float | None = None
@@ -57,7 +59,7 @@ class Driver:
                 timetable.pop(0)[1]()
             else:
                 next(self._deck)()
-        while self._later:
+        while self._later or self._stopping:
             self._pause(0.1)
         for pool in self._system.pools:
             if pool.told_to_stop:
@@ -113,6 +115,7 @@ class Driver:
             for one in sorted((one for one in self._later if one[0] <= now), key=lambda one: one[0]):
                 self._later.remove(one)
                 one[1]()
+            self._see_who_stopped()
             if now >= until:
                 return
             time.sleep(min(0.05, until - now))
@@ -207,7 +210,14 @@ class Driver:
 
     def _note_stop(self, pool: Pool) -> None:
         now = time.monotonic()
-        self._records.stopped.extend((worker.pid, now) for worker in pool.workers())
+        self._stopping += [(worker, now) for worker in pool.workers()]
+
+    def _see_who_stopped(self) -> None:
+        """Write down when each process that was told to stop was gone."""
+        now = time.monotonic()
+        for one in [one for one in self._stopping if not alive(one[0].pid)]:
+            self._stopping.remove(one)
+            self._records.stopped.append((one[0].pid, Span(one[1], now)))
 
     def _deploy(self, pool: Pool, release: str) -> None:
         """As a rolling deploy: the pool ends cleanly and starts again with other code."""

@@ -52,8 +52,8 @@ class Records:
     folder: Path
     killed: list[tuple[int, float]] = field(default_factory=list)
     """Worker processes that were sent SIGKILL, and when."""
-    stopped: list[tuple[int, float]] = field(default_factory=list)
-    """Worker processes that were told to stop cleanly, and when."""
+    stopped: list[tuple[int, Span]] = field(default_factory=list)
+    """Worker processes that were told to stop cleanly: when, and when they were gone."""
     frozen: list[tuple[int, Span]] = field(default_factory=list)
     cut_off: list[tuple[int, Span]] = field(default_factory=list)
     """Worker processes that no packet reached."""

@@ -17,6 +17,7 @@ from taskstream.results import FAILURE, Outcome
 LEASE_S = 3.0
 CALL = Call("accepted", 7, "quick", "m7")
 STAGES = Call("accepted", 7, "first", "m7", "c7")
+STOP = Span(10.2, 16.0)
 RUN = Run(7, 100, 10.0, 10.5)
 CHILD_RUN = Run(7 | CHILD, 100, 10.6, 10.7)
 LETTER = {"error": {"type": "WorkerDied", "message": "3 worker processes died"}, "deaths": 3}
@@ -137,9 +138,9 @@ def test_runs_that_had_to_be_repeated() -> None:
     assert not repeated(RUN, killed=[(100, 18.0)], cut_off=[(100, Span(10.2, 12.0))])
     assert not repeated(RUN, frozen=[(100, Span(10.1, 14.0))])
     assert not repeated(RUN, cut_off=[(100, Span(10.1, 14.0))])
-    assert not repeated(RUN, stopped=[(100, 10.2)], outages=[Span(10.1, 17.0)])
-    assert not repeated(RUN, stopped=[(100, 10.2)], full=[Span(10.1, 17.0)])
-    assert not repeated(RUN, stopped=[(100, 10.2)], cut_off=[(100, Span(10.1, 11.0))])
+    assert not repeated(RUN, stopped=[(100, STOP)], outages=[Span(10.1, 17.0)])
+    assert not repeated(RUN, stopped=[(100, STOP)], full=[Span(10.1, 17.0)])
+    assert not repeated(RUN, stopped=[(100, STOP)], cut_off=[(100, Span(10.1, 11.0))])
 
 
 def test_a_poison_message_kills_its_process() -> None:
@@ -154,7 +155,9 @@ def test_runs_that_should_not_have_been_repeated() -> None:
     assert repeated(RUN, killed=[(100, 16.0)])
     assert repeated(RUN, killed=[(100, 9.0)])
     assert repeated(RUN, killed=[(100, 28.0)], outages=[Span(10.2, 17.0)])
-    assert repeated(RUN, stopped=[(100, 10.2)])
+    assert repeated(RUN, stopped=[(100, STOP)])
+    assert repeated(RUN, stopped=[(100, STOP)], outages=[Span(16.5, 17.0)])
+    assert repeated(Run(7, 100, 10.0), stopped=[(100, STOP)], outages=[Span(10.1, 17.0)]), "it had time to finish"
     assert repeated(RUN, outages=[Span(10.2, 17.0)])
     assert repeated(RUN, full=[Span(10.2, 17.0)])
     assert repeated(RUN, frozen=[(100, Span(10.1, 12.0))])
@@ -164,7 +167,7 @@ def test_runs_that_should_not_have_been_repeated() -> None:
 
 
 def test_repeats_after_a_clean_stop_are_counted() -> None:
-    found = repeats(stopped=[(100, 10.2)])
+    found = repeats(stopped=[(100, STOP)])
     found.judge({7: [RUN, Run(7, 101, 20.0, 20.5)]}, concurrency=10)
     assert found.after_stop == 1
     assert "its process was stopped cleanly" in found.problems[0]
