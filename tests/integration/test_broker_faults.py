@@ -21,7 +21,7 @@ from taskstream.errors import BrokerUnavailable
 from taskstream.handler import QUEUE_GROUP
 
 LONG = os.environ.get("TASKSTREAM_LONG_TESTS") == "1"
-ROUNDS = 10 if LONG else 4
+ROUNDS = 10 if LONG else 3
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def test_a_server_that_hangs_lets_nobody_take_over(jobs: Jobs, own_valkey: OwnSe
     ids = [jobs.send("slow", f"s{number}") for number in range(12)]
     eventually(lambda: all(jobs.runs("start", f"s{number}") for number in range(12)))
     # When it stands still for longer than a lease, with every connection kept: renewals and sweeps wait in a row
-    for _ in range(10 if LONG else 2):
+    for _ in range(10 if LONG else 1):
         os.kill(own_valkey.pid, signal.SIGSTOP)
         time.sleep(2.0)
         os.kill(own_valkey.pid, signal.SIGCONT)

@@ -116,6 +116,7 @@ def test_groups_and_consumers_changed_by_hand(jobs: Jobs) -> None:
     # When the group is set back, what is held here is handed out again, to the same consumer
     jobs.broker.call("XGROUP", "SETID", "jobs", QUEUE_GROUP, "0")
     assert jobs.outcome(jobs.send("add", 1, 0)).state == "SUCCESS"
+    eventually(lambda: jobs.broker.call("XPENDING", "jobs", QUEUE_GROUP)[0] == 2)
     # When the consumer is deleted with all it holds
     (consumer,) = jobs.broker.client.xinfo_consumers("jobs", QUEUE_GROUP)
     assert jobs.broker.call("XGROUP", "DELCONSUMER", "jobs", QUEUE_GROUP, consumer["name"]) == 2

@@ -32,35 +32,6 @@ def consumes(jobs: Jobs, number: int) -> None:
     assert len(jobs.runs("add", str(number), "0")) == 1
 
 
-def test_a_broker_that_restarts_under_a_running_message(
-    tmp_path: Path, own_valkey: OwnServer, start_cli: Callable[..., Started]
-) -> None:
-    jobs = Jobs(tmp_path, own_valkey.url, start_cli)
-    pool = jobs.pool(processes=2)
-    jobs.running(2)
-    running = jobs.send("slow", "a")
-    waiting = [jobs.send("slow", f"w{n}") for n in range(3)]
-    eventually(lambda: jobs.runs("start", "a"))
-    # The message ends, and every lease runs out, while there is no broker
-    own_valkey.kill()
-    with pytest.raises(BrokerUnavailable):
-        jobs.send("add", 0, 0)
-    jobs.go("a", "w0", "w1", "w2")
-    eventually(lambda: "does not answer" in pool.output)
-    eventually(lambda: jobs.runs("end", "a"))
-    own_valkey.start()
-    # Nobody takes anything over: all the leases ran out alike
-    ids = [running, *waiting]
-    assert [(one.state, one.delivery) for one in map(jobs.outcome, ids)] == [("SUCCESS", 1)] * 4
-    jobs.settled()
-    assert all(len(jobs.runs("start", key)) == 1 for key in ("a", "w0", "w1", "w2"))
-    consumes(jobs, 1)
-    assert len(jobs.running(2)) == 2
-    pool.send(signal.SIGTERM)
-    assert pool.wait() == 0
-    assert jobs.state.consumers == 0
-
-
 def test_a_broker_without_memory_is_worked_empty(
     tmp_path: Path, own_valkey: OwnServer, start_cli: Callable[..., Started]
 ) -> None:
