@@ -89,7 +89,7 @@ class Acts(State):
             if entry.why:
                 job = self._failed(job)  # as if it had run that long here
             elif deaths >= MAX_DELIVERIES and "poison" in self.on:
-                job = job._replace(state="ran", move="d")
+                job = job._replace(body=self._again(job), state="ran", move="d")
                 if self.scenario.killers and entry.body.msg not in self.scenario.killers:
                     self.broken.append(INNOCENT)
             w.jobs[entry.stream, entry.entry] = job
@@ -126,7 +126,7 @@ class Acts(State):
     def _failed(self, job: Job) -> Job:
         """outcomes.fail"""
         if job.body.attempt >= MAX_ATTEMPTS:
-            return job._replace(state="ran", move="d")
+            return job._replace(body=self._again(job), state="ran", move="d")
         return job._replace(body=self._again(job, attempt=job.body.attempt + 1), state="ran", move="r")
 
     def do_back(self, who: str, at: At, how: str) -> None:
@@ -327,6 +327,18 @@ class Acts(State):
         server.promote(w.group, server.now + 1)  # a clock that is one tick ahead
         if any(at not in server.delayed for at in early):
             self.broken.append(EARLY)
+
+    def do_requeue(self, group: str, msg: str) -> None:
+        """An operator wants a dead letter tried again."""
+        self.pay("requeue")
+        self.server.requeue(group, msg)
+        del self.winners[group, msg]
+
+    def do_purge(self, group: str, msg: str) -> None:
+        """An operator gives a dead letter up."""
+        self.pay("purge")
+        self.server.purge(group, msg)
+        del self.accepted[group, msg]
 
     def do_trim(self, who: str) -> None:
         self.pay("trim")

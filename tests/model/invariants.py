@@ -19,7 +19,7 @@ def places(world: World) -> Counter[tuple[str, str]]:
                 found[group, body.msg] += 1
     for group, body in server.delayed:
         found[group, body.msg] += 1
-    found.update(server.dead)
+    found.update(server.dead.keys())
     found.update(at for at, (kind, _, _) in world.winners.items() if kind in "as")
     return found
 

@@ -6,6 +6,7 @@ the real server: a tick of the model is TICK_MS taken off every lease and delay,
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,6 +15,7 @@ import redis
 from taskstream import keys
 from taskstream.broker import group as broker_group
 from taskstream.broker.group import Batch, ConsumerGroup
+from taskstream.broker.letters import DeadLetter, Letters
 from taskstream.broker.publisher import Publisher
 from taskstream.link import Link
 from taskstream.message import DEATHS_HEADER, Message, fields_json, from_fields, from_fields_json
@@ -37,6 +39,13 @@ def message(body: Body) -> Message:
 def body(found: Message) -> Body:
     """The inverse."""
     return Body(found.id, found.attempt, found.deliveries, (found.headers or {}).get(DEATHS_HEADER, 0))
+
+
+def letter(dead: Body) -> str:
+    """A dead letter as a worker writes it."""
+    error = {"type": "ValueError", "message": "", "traceback": ""}
+    fields = json.loads(fields_json(message(dead)))
+    return json.dumps({"name": "n", "fields": fields, "error": error, "deliveries": dead.deliveries})
 
 
 class Mirror(Server):
@@ -120,7 +129,7 @@ class Mirror(Server):
             elif kind == "g":
                 batch.give_back(*at, put_back.msg, fields_json(message(put_back)))
             else:
-                batch.bury(*at, put_back.msg, "{}")
+                batch.bury(*at, put_back.msg, letter(put_back))
         self._same("commit", model, self._consumer(group, consumer).commit(self.call, batch, "")[0])
         self.compare()
         return model
@@ -161,6 +170,22 @@ class Mirror(Server):
         super().promote(group, now)
         self._consumer(group, "anyone").promote(self.call, 100)
         self.compare()
+
+    def requeue(self, group: str, msg: str) -> None:
+        super().requeue(group, msg)
+        letters = Letters(self.publisher, S, group)
+        self._same("requeue", [True], [one.done for one in letters.requeue(self._letters(letters, msg))])
+        self.compare()
+
+    def purge(self, group: str, msg: str) -> None:
+        super().purge(group, msg)
+        letters = Letters(self.publisher, S, group)
+        self._same("purge", [True], [one.done for one in letters.purge(self._letters(letters, msg))])
+        self.compare()
+
+    @staticmethod
+    def _letters(letters: Letters, msg: str) -> list[DeadLetter]:
+        return [letter for found, _ in letters.get([msg]) for letter in found]
 
     def trim(self, group: str) -> None:
         super().trim(group)

@@ -114,13 +114,13 @@ SCENARIOS: dict[str, Scenario] = {
 OFTEN = {
     "tick": 8, "kill": 1, "kill_both": 1, "restart": 3, "pause": 2, "hog": 1, "cut": 1, "outage": 1, "lose": 2,
     "late_commit": 1, "late_keep": 1, "late_read": 1, "late_list": 1, "trim": 2, "stop": 2,
-    "overrun": 1, "interrupt": 2,
+    "overrun": 1, "interrupt": 2, "requeue": 1, "purge": 1,
 }  # fmt: skip
 
 WALKS = (
-    Scenario(("a", "b", "c"), {"w1": "g", "w2": "g", "v1": "h"}, ("v1",), "aaf", {"a": "d"}, room=2, faults=OFTEN),
-    Scenario(("a", "b"), {"w1": "g", "w2": "g", "w3": "g"}, (), "aaf", room=2, faults=OFTEN | {"lose_leases": 1}),
-    Scenario(("a", "b", "c"), {"w1": "g", "w2": "g"}, (), "aaf", room=2, faults=OFTEN | {"flush": 1}),
+    Scenario(("a", "b", "c"), {"w1": "g", "w2": "g", "v1": "h"}, ("v1",), "aff", {"a": "d"}, room=2, faults=OFTEN),
+    Scenario(("a", "b"), {"w1": "g", "w2": "g", "w3": "g"}, (), "aff", room=2, faults=OFTEN | {"lose_leases": 1}),
+    Scenario(("a", "b", "c"), {"w1": "g", "w2": "g"}, (), "aff", room=2, faults=OFTEN | {"flush": 1}),
     Scenario(("a", "b", "c"), killers=("a",), room=2, piece=2, faults={"tick": 8, "restart": 6, "lose": 1, "stop": 2}),
     Scenario(("a", "b", "c"), killers=("a",), together=True, room=2, piece=2, faults={"tick": 12, "restart": 6}),
 )

@@ -78,7 +78,7 @@ class Server(Flat):
         self.delayed: dict[tuple[str, Body], int] = {}  # (group, body): due
         self.deaths: dict[tuple[str, str], int] = {}  # (group, message)
         self.why: dict[tuple[str, str], bool] = {}  # (group, message): its run was ended on purpose
-        self.dead: dict[tuple[str, str], bool] = {}  # (group, message)
+        self.dead: dict[tuple[str, str], Body] = {}  # (group, message)
         self.published: dict[str, str] = {}  # key of its sender: message
 
     def tick(self) -> None:
@@ -179,7 +179,7 @@ class Server(Flat):
         elif kind == "g":
             self._add(again(group) if "again" in self.on else S, body)
         else:
-            self.dead[group, body.msg] = True
+            self.dead[group, body.msg] = body
 
     def missing(self, group: str, consumer: str, known: set[tuple[str, int]]) -> list[Entry]:
         """ConsumerGroup.missing: what is held by ``consumer`` that it does not know of."""
@@ -284,6 +284,17 @@ class Server(Flat):
         if self.groups():
             for at in [at for at in self.entries if at[0] == S and at[1] < oldest]:
                 del self.entries[at]
+
+    def requeue(self, group: str, msg: str) -> None:
+        """requeue.lua"""
+        body = self.dead.pop((group, msg))
+        self.deaths.pop((group, msg), None)
+        self.why.pop((group, msg), None)
+        self._add(again(group) if "again" in self.on else S, Body(msg, 1, body.deliveries))
+
+    def purge(self, group: str, msg: str) -> None:
+        """purge.lua; forget.lua does the same by age"""
+        del self.dead[group, msg]
 
     # -- faults ------------------------------------------------------------------------------------------
 

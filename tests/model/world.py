@@ -51,6 +51,9 @@ class World(Faults):
             for fault in ("outage", "lose_leases"):
                 if left.get(fault):
                     yield (fault,)
+            for choice in ("requeue", "purge"):
+                if left.get(choice):
+                    yield from ((choice, *letter) for letter in server.dead)
             if left.get("flush") and not any(self.unsent.values()):
                 yield ("flush",)
         else:
