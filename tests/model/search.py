@@ -11,6 +11,8 @@ from .rules import ALL, STUCK
 from .state import Scenario
 from .world import Step, World
 
+CALM = 0.7
+
 
 class Found(NamedTuple):
     """A counterexample."""
@@ -83,16 +85,22 @@ def search(
     return Result(None, len(came), True)
 
 
+def pick(rng: random.Random, world: World) -> Step | None:
+    """A step of a random walk: mostly one that gets on, or nothing but faults would happen."""
+    steps = list(world.steps())
+    calm = [step for step in steps if step[0] not in world.left and step[-1] not in ("lost", "late", "stop")]
+    return rng.choice(calm if calm and rng.random() < CALM else steps) if steps else None
+
+
 def walk(scenario: Scenario, on: frozenset[str], seed: int, length: int) -> Found | None:
     """One random walk, and rest at its end."""
     rng = random.Random(seed)
     world = World(scenario, on)
     trace: list[Step] = []
     for _ in range(length):
-        steps = list(world.steps())
-        if not steps:
+        step = pick(rng, world)
+        if step is None:
             break
-        step = rng.choice(steps)
         trace.append(step)
         new = world.after(step)
         wrong = problem(world, step, new)
