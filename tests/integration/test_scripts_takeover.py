@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+import redis
 from script_cases import (
     AGAIN,
     DEAD,
     DEATHS,
+    DELAYED,
     DIED_BEFORE,
     LEASE_MS,
     LEASES,
@@ -326,3 +329,25 @@ def test_a_lease_of_grace(case: Case, world: World) -> None:
 @cases(*RELEASE)
 def test_release(case: Case, world: World) -> None:
     check(case, world)
+
+
+@pytest.mark.parametrize("key", [AGAIN, DELAYED, DEATHS, "ts:{jobs}:dead:g", "ts:{jobs}:letters:g"])
+def test_a_commit_into_a_broken_key_does_nothing(key: str, world: World) -> None:
+    seed(world)
+    if key == AGAIN:
+        world.call("DEL", AGAIN)
+    world.call("SET", key, "text")
+    before = world.keys()
+    for move in (
+        ("retry", False, "1-1", "m1", 1000, '["id","m1"]'),
+        ("give_back", False, "1-1", "m1", '["id","m1"]'),
+        ("bury", False, "1-1", "m1", "{}"),
+    ):
+        refusal = ""
+        try:
+            commit(move)(world)
+        except redis.ResponseError as error:
+            refusal = str(error)
+        assert refusal.startswith("WRONGTYPE")
+        assert world.keys() == before
+    world.call.__self__.close()  # type: ignore[attr-defined]  # the errors keep it in a circle, open until collected
