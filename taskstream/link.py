@@ -68,16 +68,13 @@ class Link:
             moved = False
             for _ in commands:
                 try:
-                    found.append(connection.read_response())
+                    found.append(connection.read_response(disconnect_on_error=False))
+                except redis.exceptions.BusyLoadingError as error:
+                    # The client library takes this reply for a broken connection, but it says that nothing was done.
+                    found.append(redis.ResponseError(f"LOADING {error}"))
                 except redis.ResponseError as error:
                     found.append(error)
                     moved |= isinstance(error, _ELSEWHERE)
-        except redis.exceptions.BusyLoadingError as error:
-            self.close()
-            if len(commands) == 1:
-                # The client library takes this reply for a broken connection, but it says that nothing was done.
-                raise redis.ResponseError(f"LOADING {error}") from error
-            raise
         except BaseException:
             self.close()
             raise

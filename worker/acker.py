@@ -127,7 +127,7 @@ class Acker:
             if self._hurry.is_set():
                 batch = [envelope._replace(max_length=None) for envelope in batch]
             try:
-                self._broker.publish_many(batch)
+                self._broker.publish_many(batch, finishing=True)
                 del items[:BATCH]
             except QueueFull as error:
                 # Back pressure: nothing of these is acknowledged, so this stage stops reading and its own stream fills.

@@ -84,15 +84,16 @@ class Publisher:
         """
         return self._run([Envelope(stream, message, uniques, max_length)])[0]
 
-    def publish_many(self, items: Iterable[Envelope | tuple[str, Message]]) -> list[str]:
+    def publish_many(self, items: Iterable[Envelope | tuple[str, Message]], *, finishing: bool = False) -> list[str]:
         """Publish several in order; return their ids. Callers send at most 500 at once.
 
         One round trip, unless some have a ``max_length``: then one for each 100 of a stream, and the first that
-        finds no room ends it.
+        finds no room ends it. ``finishing``: envelopes with ``uniques`` are taken by a server without memory too,
+        as what follows from work that leaves it.
 
         Raises as ``publish`` does; ``sent`` of the error has the ids of those that are in for certain.
         """
-        ids, error = self.try_many([Envelope(*item) for item in items])
+        ids, error = self.try_many([Envelope(*item) for item in items], finishing=finishing)
         certain = [found for found in ids if found is not None]
         if isinstance(error, BrokerUnavailable | QueueFull):
             error.sent = certain
@@ -100,19 +101,19 @@ class Publisher:
             raise error
         return certain
 
-    def try_many(self, envelopes: Sequence[Envelope], *, in_order: bool = False) -> Sent:
+    def try_many(self, envelopes: Sequence[Envelope], *, in_order: bool = False, finishing: bool = False) -> Sent:
         """``publish_many`` that says what became of each envelope instead of raising.
 
         ``in_order``: what has an id comes before what has none, whatever the error is; at the price of the round
         trips of a ``max_length``.
         """
         if in_order or any(envelope.max_length is not None for envelope in envelopes):
-            return self._one_by_one(envelopes)
+            return self._one_by_one(envelopes, finishing)
         if any(envelope.uniques for envelope in envelopes):
             runs = list(_runs(envelopes))
             # The text goes along, so that no run can find it missing: others would have to be repeated then.
             load = ("SCRIPT", "LOAD", _PUBLISH.source)
-            commands = [load, *(_PUBLISH.command(*_script_call(run)) for run in runs)]
+            commands = [load, *(_PUBLISH.command(*_script_call(run, finishing)) for run in runs)]
             return self._pipelined(commands, [0, *map(len, runs)], lambda reply, start: _texts(reply[1]))
         ids = [envelope.message.id for envelope in envelopes]
         commands = [("XADD", stream, "*", *fields_of(message)) for stream, message, _, _ in envelopes]
@@ -145,12 +146,12 @@ class Publisher:
             return Sent(ids, BrokerUnavailable(text, maybe_sent=True))
         return Sent(ids, translate(failed, self.display_url, sent=False))
 
-    def _one_by_one(self, envelopes: Sequence[Envelope]) -> Sent:
+    def _one_by_one(self, envelopes: Sequence[Envelope], finishing: bool) -> Sent:
         """One round trip per run, because none may overtake one that found no room."""
         ids: list[str | None] = []
         for run in _runs(envelopes):
             try:
-                ids += self._run(run)
+                ids += self._run(run, finishing)
             except TaskstreamError as error:
                 if isinstance(error, QueueFull):
                     ids += error.sent
@@ -159,9 +160,9 @@ class Publisher:
                 return Sent([*ids, *[None] * (len(envelopes) - len(ids))], error)
         return Sent(ids)
 
-    def _run(self, run: Sequence[Envelope]) -> list[str]:
+    def _run(self, run: Sequence[Envelope], finishing: bool = False) -> list[str]:
         """Publish envelopes of one stream and limit by one script."""
-        length, found = _PUBLISH.run(self.call, *_script_call(run))
+        length, found = _PUBLISH.run(self.call, *_script_call(run, finishing))
         ids = _texts(found)
         if length < 0:
             return ids
@@ -242,11 +243,11 @@ def _runs(envelopes: Sequence[Envelope]) -> Iterator[Sequence[Envelope]]:
             start = end
 
 
-def _script_call(run: Sequence[Envelope]) -> tuple[list[str], list[Any]]:
+def _script_call(run: Sequence[Envelope], finishing: bool) -> tuple[list[str], list[Any]]:
     """Keys and arguments of publish.lua."""
     stream = run[0].stream
     names = [stream]
-    arguments: list[Any] = [run[0].max_length or 0, REMEMBER_PUBLISHED_S]
+    arguments: list[Any] = [run[0].max_length or 0, REMEMBER_PUBLISHED_S, int(finishing)]
     for envelope in run:
         names += [keys.published(stream, unique) for unique in envelope.uniques]
         fields = fields_of(envelope.message)

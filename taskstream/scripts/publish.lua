@@ -2,12 +2,17 @@
 -- Moves: nowhere -> waiting.
 -- KEYS  1 stream  then the published keys of each message in turn
 -- ARGV  1 most entries the stream may have (0: any number)  2 how long keys are remembered (s)
+--       3 '1' from a worker that finishes what is there: also on a server that is out of memory
 --       then per message: number of its keys, message id, number of fields, fields
 -- Returns {-1, ids}, or {entries in the stream, ids} if it is full: then the messages beyond ids were not sent. An id is
 -- the one that was published under a key of the message, now or before.
 local most, remember = tonumber(ARGV[1]), ARGV[2]
 local length = most > 0 and redis.call('XLEN', KEYS[1]) or 0
-local ids, key, at = {}, 2, 3
+local ids, key, at = {}, 2, 4
+if ARGV[3] == '1' then
+  -- Such a server takes writes that need more only after another write of the same script.
+  redis.call('PERSIST', KEYS[1])
+end
 while at <= #ARGV do
   local own, id, count = tonumber(ARGV[at]), ARGV[at + 1], tonumber(ARGV[at + 2])
   local known, missing = false, {}

@@ -116,3 +116,21 @@ def test_a_stage_that_runs_again_publishes_nothing_twice(depot: Box) -> None:
     outcome = eventually(lambda: depot.outcome(request_id, "print-label"), patience(10))
     assert (outcome.id, outcome.state, outcome.request_id) == (successor[b"id"].decode(), "SUCCESS", request_id)
     assert list(labels(depot)) == ["PX-7777"]
+
+
+def test_a_broker_without_memory_is_worked_empty_through_both_stages(depot: Box) -> None:
+    # Given parcels whose sorting waits when the broker is full
+    for worker in depot.workers():
+        worker.suspend()
+    parcels = [f"PX-{number}" for number in range(3000, 3020)]
+    for parcel in parcels:
+        scan(depot, parcel)
+    with depot.redis() as client:
+        client.config_set("maxmemory", 1)
+        for worker in depot.workers():
+            worker.resume()
+        # Then new ones are refused, and those get their labels all the same
+        answer = depot.ask("POST", SCAN, {"parcel": "PX-9999", "postcode": "22305", "weight_kg": 2.4})
+        assert answer.status == 503, answer.text
+        eventually(lambda: sorted(labels(depot)) == parcels, START_S, lambda: depot.output[-4000:])
+        client.config_set("maxmemory", 0)

@@ -330,6 +330,17 @@ def test_error_replies_are_raised_after_all_replies_were_read() -> None:
         link.close()
 
 
+def test_a_loading_server_did_nothing_of_a_batch() -> None:
+    # The client library takes this reply for a broken connection, after which a whole batch would be in doubt.
+    with serving(lambda connection, count: b"-LOADING dataset\r\n" if count <= 3 else b"+%d\r\n" % count) as server:
+        link = Link(server.url, QUICK)
+        found = link.replies([("ASK",), ("ASK",), ("ASK",), ("ASK",)])
+        assert [type(one) for one in found] == [redis.ResponseError] * 3 + [bytes]
+        assert str(found[0]) == "LOADING dataset" and passing(found[0])
+        assert link.call("ASK") == b"5"
+        link.close()
+
+
 def test_a_connection_by_sentinel_can_be_replaced_too(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(lambda connection, count: b"+%d\r\n" % connection) as server:
         port = int(server.url.rpartition(":")[2].partition("/")[0])
