@@ -12,7 +12,7 @@ import redis
 from taskstream.broker import Broker
 from taskstream.broker.health import eviction_risk, read_facts
 from taskstream.connection import PRODUCER
-from taskstream.errors import TaskstreamError
+from taskstream.errors import ConfigError, TaskstreamError
 from taskstream.link import Link
 from taskstream.logs import FieldLogger
 from taskstream.results.base import ResultStore
@@ -89,8 +89,11 @@ class Janitor:
             if membership is None:
                 continue
             retention = consumer.subscription.dead_retention
-            while membership.group.forget(self._broker.call, retention, FORGET_COUNT) == FORGET_COUNT:
-                gevent.sleep(0.05)
+            try:
+                while membership.group.forget(self._broker.call, retention, FORGET_COUNT) == FORGET_COUNT:
+                    gevent.sleep(0.05)
+            except ConfigError as error:  # this group's keys hold something else, which concerns no other
+                self._log.debug("Dead letters cannot be forgotten", {**consumer.fields(), "error": error})
 
     def _sweep(self, store: ResultStore) -> None:
         pool = gevent.get_hub().threadpool

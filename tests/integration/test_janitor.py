@@ -11,6 +11,7 @@ import redis
 from letters import DEAD, GROUP, LETTERS, STREAM, bury_many
 from script_cases import LEASE_MS
 
+from taskstream import keys
 from taskstream.broker import Broker
 from taskstream.broker.group import ConsumerGroup
 from taskstream.handler import Subscription
@@ -29,6 +30,9 @@ class Log:
     def warning(self, text: str, fields: Any) -> None:
         self.warnings.append((text, fields))
 
+    def debug(self, text: str, fields: Any) -> None:
+        pass
+
 
 @pytest.fixture
 def broker(broker_url: str) -> Iterator[Broker]:
@@ -46,9 +50,11 @@ def log() -> Log:
 def janitor(log: Log) -> Make:
     def make(broker: Broker, *, warn: bool = True, **settings: Any) -> Janitor:
         subscription = Subscription("jobs", STREAM, GROUP, {}, **settings)
-        membership = SimpleNamespace(group=ConsumerGroup(STREAM, GROUP, "me", LEASE_MS))
-        consumers: Any = [SimpleNamespace(subscription=subscription, membership=membership)]
-        consumers.append(SimpleNamespace(subscription=subscription, membership=None))
+        mine = SimpleNamespace(group=ConsumerGroup(STREAM, GROUP, "me", LEASE_MS))
+        broken = SimpleNamespace(group=ConsumerGroup("broken", GROUP, "me", LEASE_MS))
+        consumers: Any = [
+            SimpleNamespace(subscription=subscription, membership=one, fields=dict) for one in (broken, mine, None)
+        ]
         return Janitor(broker, None, consumers, log, warn=warn)  # type: ignore[arg-type]
 
     return make
@@ -56,6 +62,7 @@ def janitor(log: Log) -> Make:
 
 def test_dead_letters_are_kept_as_long_as_the_subscription_says(broker: Broker, janitor: Make) -> None:
     bury_many(broker, FORGET_COUNT + 1, ago_s=2 * DAY)
+    broker.client.set(keys.dead("broken", GROUP), "not by us", ex=60)
     fresh = broker.client.zadd(DEAD, {"fresh": broker.now_ms()}) and broker.client.hset(LETTERS, "fresh", "{}")
     assert fresh
     janitor(broker)._forget_letters()
