@@ -310,8 +310,13 @@ class Consumer:
 
     def _end(self, membership: Membership) -> None:
         self.around.leases.remove(membership)
-        membership.jobs.clear()
-        if not membership.lost:
+        if membership.lost:
+            try:
+                membership.absolve(self.around.broker.call)
+            except TaskstreamError as error:
+                self.around.log.debug("Counted deaths cannot be taken back", {**self.fields(), "error": error})
+        else:
+            membership.jobs.clear()
             try:
                 membership.group.release(self.around.broker.call)
             except TaskstreamError as error:

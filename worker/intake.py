@@ -40,6 +40,7 @@ def accept(consumer: Consumer, membership: Membership, entries: Sequence[Entry],
         )
         handler = subscription.handler_for(message.name)
         job = Job(membership, delivery, handler)
+        job.overran = bool(entry.why)
         jobs[entry.from_again, entry.entry_id] = job
         if unreadable is not None:
             outcomes.bury_unreadable(job, entry.fields, unreadable, around.worker)

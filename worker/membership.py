@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import gevent
 from gevent.lock import RLock
 
-from taskstream.broker.group import ConsumerGroup
+from taskstream.broker.group import Call, ConsumerGroup
 from taskstream.handler import Handler, Successor
 from taskstream.message import Delivery
 from taskstream.results.base import Outcome
@@ -43,6 +43,13 @@ class Membership:
         self.lost = True
         self.consumer.leave_at_once(self)
 
+    def absolve(self, call: Call) -> None:
+        """This process comes back from where its lease was lost: what it held has killed nobody."""
+        held = [(*at, job.delivery.message.id) for at, job in self.jobs.items() if not job.overran]
+        self.jobs.clear()  # now, so that it is said once, whoever else comes to end this life
+        if held:
+            self.group.absolve(call, held)
+
     def wait_until_sure(self) -> bool:
         """Wait until the lease is known to hold; False if it is lost."""
         while not self.lost:
@@ -56,7 +63,8 @@ class Job:
     """One message on its way through this process, from the read to the commit.
 
     ``move`` says how it ends: ``a`` ack, ``r`` retry after ``delay_ms`` as ``payload``, ``g`` give back as
-    ``payload``, ``d`` dead letter ``payload``.
+    ``payload``, ``d`` dead letter ``payload``. ``overran``: it was handed out because its process was ended over it,
+    for which nobody ever counts a death.
     """
 
     __slots__ = (
@@ -66,6 +74,7 @@ class Job:
         "membership",
         "move",
         "outcome",
+        "overran",
         "payload",
         "started_ms",
         "successors",
@@ -79,5 +88,6 @@ class Job:
         self.delay_ms = 0
         self.payload = ""
         self.started_ms = 0
+        self.overran = False
         self.outcome: Outcome | None = None
         self.successors: tuple[Successor, ...] = ()

@@ -20,6 +20,7 @@ Call = Callable[..., Any]
 Replies = Callable[[Sequence[tuple[Any, ...]]], list[Any]]
 
 REMEMBER_DEATHS_S = 30 * 24 * 3600
+PIECE = 1_000
 
 _REGISTER = Script("register")
 _RENEW = Script("renew")
@@ -27,6 +28,7 @@ _COMMIT = Script("commit")
 _SWEEP = Script("sweep")
 _CLAIM = Script("claim")
 _RELEASE = Script("release")
+_ABSOLVE = Script("absolve")
 _PROMOTE = Script("promote")
 _TRIM = Script("trim")
 _FORGET = Script("forget")
@@ -261,6 +263,24 @@ class ConsumerGroup:
             [*self._streams, self._leases, keys.deaths(self.stream, self.group)],
             [self.group, self.consumer, REMEMBER_DEATHS_S, *(word for pair in started.items() for word in pair)],
         )
+
+    def absolve(self, call: Call, held: Sequence[tuple[bool, str, str]]) -> None:
+        """This consumer has lost its lease and not died: take back what that counted for the messages it ``held``.
+
+        They are ``(from_again, entry_id, message_id)``. To be called once a name, not again after an error: it may
+        have been done, and taking back a death that really happened would let a message kill more processes than
+        it may, while one too many only brings the message nearer to running alone.
+        """
+        triples = [(2 if from_again else 1, entry_id, message_id) for from_again, entry_id, message_id in held]
+        places = [*self._streams, self._leases, keys.deaths(self.stream, self.group)]
+        for at in range(0, len(triples), PIECE):
+            piece = [word for triple in triples[at : at + PIECE] for word in triple]
+            reply = _ABSOLVE.run(call, places, [self.group, self.consumer, int(at == 0), *piece])
+            if reply[0] == 0:
+                return
+            if at == 0:
+                pending = set(zip(reply[1::2], reply[2::2], strict=True))
+                triples[PIECE:] = [one for one in triples[PIECE:] if (one[0], one[1].encode()) not in pending]
 
     def promote(self, call: Call, limit: int) -> tuple[int, int | None]:
         """Make at most ``limit`` due messages readable; return how many, and ms until the next is due."""

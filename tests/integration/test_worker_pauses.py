@@ -15,6 +15,8 @@ from proxy import FaultyProxy
 from taskstream import keys
 from taskstream.handler import QUEUE_GROUP
 
+DEATHS = keys.deaths("jobs", QUEUE_GROUP)
+
 
 @pytest.fixture
 def jobs(tmp_path: Path, broker_url: str, start_cli: Callable[..., Started]) -> Jobs:
@@ -92,10 +94,34 @@ def test_a_pool_stopped_past_its_lease_goes_on_afresh(jobs: Jobs) -> None:
     outcomes = [jobs.outcome(one) for one in ids]
     assert [(found.delivery, found.worker.split(".")[0]) for found in outcomes] == [(2, "other")] * 3
     jobs.settled()
-    assert jobs.broker.client.exists(keys.deaths("jobs", QUEUE_GROUP)) == 0
+    assert jobs.broker.client.exists(DEATHS) == 0
     pool.send(signal.SIGTERM)
     assert pool.wait() == 0
     assert [jobs.found(one) for one in ids] == outcomes
+
+
+def test_a_process_that_is_stopped_again_and_again_kills_nothing(jobs: Jobs) -> None:
+    # Given a message that runs for long, and two processes
+    one = jobs.send("slow", "a")
+    jobs.pool("--name", "one")
+    (first,) = eventually(lambda: jobs.runs("start", "a"))
+    jobs.pool("--name", "two")
+    jobs.running(2)
+    running = first
+    for times in (1, 2, 3):
+        # When the one that runs it stands still until the other has taken it over
+        kill(running, signal.SIGSTOP)
+        starts = eventually(lambda times=times: found if len(found := jobs.runs("start", "a")) > times else [])
+        stopped, running = running, starts[-1]
+        # Then nobody has died once it goes on, however often that was
+        assert jobs.broker.client.hgetall(DEATHS) == {one.encode(): b"1"}
+        kill(stopped, signal.SIGCONT)
+        eventually(lambda: not jobs.broker.client.exists(DEATHS))
+    # And the message is no poison
+    jobs.go("a")
+    outcome = jobs.outcome(one)
+    assert (outcome.state, outcome.delivery) == ("SUCCESS", 4)
+    jobs.settled()
 
 
 def test_a_stopped_supervisor_stops_no_worker(jobs: Jobs) -> None:
