@@ -28,10 +28,16 @@ AGAIN_S = 0.02
 
 
 class Observations:
-    """Since when each lease has been seen at its present score. Pure; times are boottime seconds."""
+    """How long each lease has been seen at its present score. Pure; times are boottime seconds.
+
+    The time between two looks counts a quarter of a lease at most: in a longer one the server may have stood still,
+    and whoever held the lease could not renew it either.
+    """
 
     def __init__(self, lease_s: float) -> None:
         self._lease_s = lease_s
+        self._most_s = lease_s / 4
+        self._looked_at = 0.0
         self._seen: dict[str, tuple[float, float]] = {}
 
     def forget(self) -> None:
@@ -40,17 +46,19 @@ class Observations:
 
     def ripe(self, leases: Sequence[tuple[str, float]], me: str, now: float) -> list[tuple[str, float]]:
         """Which of ``leases`` (consumer, score) may be taken over by ``me`` at ``now``."""
+        passed = min(now - self._looked_at, self._most_s)
         seen = {}
         ripe = []
         for consumer, score in leases:
             if consumer == me:
                 continue
             old = self._seen.get(consumer)
-            since = old[1] if old is not None and old[0] == score else now
-            seen[consumer] = (score, since)
+            watched = old[1] + passed if old is not None and old[0] == score else 0.0
+            seen[consumer] = (score, watched)
             # Scores below 2: given up by the supervisor, or a takeover that somebody began.
-            if score < 2 or now - since >= self._lease_s:
+            if score < 2 or watched >= self._lease_s:
                 ripe.append((consumer, score))
+        self._looked_at = now
         self._seen = seen
         return ripe
 
@@ -64,7 +72,7 @@ class Recoverer:
         self._consumers = consumers
         self._slots = slots
         self._log = log
-        self._lease_s = lease_s
+        self._pause_s = min(SWEEP_S, lease_s / 4)
         self._link = Link(broker.url, Profile(socket_timeout=5.0))
         self._generation = -1
         self._observed = {id(consumer): Observations(lease_s) for consumer in consumers}
@@ -97,7 +105,7 @@ class Recoverer:
                         consumer.notice_room()
                 consumer.takes_over = waits
                 soon |= not consumer.looked
-            self._wait(AGAIN_S if soon else SWEEP_S)
+            self._wait(AGAIN_S if soon else self._pause_s)
 
     def _wait(self, seconds: float) -> None:
         """Wait; less if room comes for what is to be taken over, which readers would fill again at once."""
