@@ -46,6 +46,8 @@ class Acts(State):
     def do_join(self, who: str) -> None:
         """Come to life under a name; also again, after the lease was lost or the group vanished."""
         w = self.workers[who]
+        if w.lost and w.jobs and "absolve" in self.on:
+            self._absolve(w)
         if not w.name or "new_names" in self.on:
             w.life += 1
         w.name = f"{who}.{w.life}"
@@ -61,6 +63,12 @@ class Acts(State):
         w.lost = w.orphan = False
         w.deadline = self.server.now + LEASE
         w.alone = self.server.groups() == [w.group]
+
+    def _absolve(self, w: Worker) -> None:
+        """It has not died, whatever was counted."""
+        held = tuple((*at, job.body.msg) for at, job in sorted(w.jobs.items()) if not job.overran)
+        for _, entry, msg in self.server.absolve(w.group, w.name, held) if held else ():
+            self.absolve_name(w.group, msg, w.name, entry)
 
     def do_register(self, who: str) -> None:
         """Only where a worker need not register first."""
@@ -87,7 +95,7 @@ class Acts(State):
             deaths = max(entry.deaths, entry.body.deaths)
             job = Job(entry.body, entry.body.deliveries + entry.times, deaths)
             if entry.why:
-                job = self._failed(job)  # as if it had run that long here
+                job = self._failed(job)._replace(overran=True)  # as if it had run that long here
             elif deaths >= MAX_DELIVERIES and "poison" in self.on:
                 job = job._replace(body=self._again(job), state="ran", move="d")
                 if self.scenario.killers and entry.body.msg not in self.scenario.killers:

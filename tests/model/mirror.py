@@ -166,6 +166,13 @@ class Mirror(Server):
         self._consumer(group, consumer).release(self.call, dict(started))
         self.compare()
 
+    def absolve(self, group: str, consumer: str, held: tuple[tuple[str, int, str], ...]) -> list[tuple[str, int, str]]:
+        counted = super().absolve(group, consumer, held)
+        real = [(stream != S, self.ids[stream, entry], msg) for stream, entry, msg in held]
+        self._consumer(group, consumer).absolve(self.call, real)
+        self.compare()
+        return counted
+
     def promote(self, group: str, now: int) -> None:
         super().promote(group, now)
         self._consumer(group, "anyone").promote(self.call, 100)

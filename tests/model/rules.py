@@ -42,6 +42,7 @@ RULES: dict[str, tuple[str, str]] = {
     "alone": ("a message one death short of the limit runs alone in its process", INNOCENT),
     "one_suspect": ("what runs alone is also taken over alone", INNOCENT),
     "deaths_travel": ("what is put back takes along how many died of it", INNOCENT),
+    "absolve": ("a process that comes back after its lease was lost takes back the deaths it counted for", INNOCENT),
     "outcome_first": ("the outcome is kept before the commit", OUTCOME),
     "delivery_number": ("the store replaces an outcome only by one of an equal or later delivery", OUTCOME),
     "reconcile": ("a reader compares what the server holds for it with what it knows of", STUCK),

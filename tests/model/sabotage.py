@@ -25,6 +25,7 @@ SABOTAGE: dict[str, tuple[str, str, str]] = {
     "grace_is_nobodys": ("sweep", "now + ARGV[2] + 0.5", "now + ARGV[2]"),
     "release_untaken": ("release", "tonumber(score) < 2 or", ""),
     "overrun": ("release", "if ARGV[i + 1] == '' then", "if true then"),
+    "absolve": ("absolve", "redis.call('HDEL', KEYS[4], id)", ""),
     "trim_groups": ("trim", "for _, group in ipairs(groups) do", "for _, group in ipairs({groups[1]}) do"),
     "trim_pending": ("trim", "if group[6] > 0 then", "if false then"),
     "group_at_0": ("register", "'0', 'MKSTREAM'", "'$', 'MKSTREAM'"),

@@ -54,6 +54,19 @@ LOST_AND_READING = (
 )
 """A worker sleeps past its lease and is taken over from, with a read of its own still waiting on the server."""
 
+TAKEN_FROM_A_SLEEPER = (
+    ("publish", "a"),
+    ("read", "w1"),
+    ("start", "w1", ("S", 1)),
+    ("pause", "w1"),
+    ("sweep", "w2"),
+    ("tick",),
+    ("tick",),
+    ("sweep", "w2"),
+    ("claim", "w2", "w1.1", 12),
+)
+"""A worker sleeps past its lease and is taken over from, though no killer was ever sent."""
+
 W1: Any = {"hit": ("w1",), "readers": ("w1",)}
 """Only the first worker reads, and is hit; the second looks on."""
 
@@ -95,6 +108,7 @@ SCENARIOS: dict[str, Scenario] = {
     "deaths_travel": Scenario(
         ("a", "b"), ONE, killers=("a",), room=2, piece=2, faults={"restart": 2, "stop": 2}, first=BOTH_BLAMED
     ),
+    "absolve": Scenario(killers=("b",), faults={"pause": 2, "tick": 4}, first=TAKEN_FROM_A_SLEEPER),
     "outcome_first": Scenario(workers=ONE, faults={"kill": 1, "restart": 1}),
     "delivery_number": Scenario(faults={"late_keep": 1, "pause": 1, "tick": 2}, **W1),
     "reconcile": Scenario(workers=ONE, faults={"lose": 1, "tick": 2}),

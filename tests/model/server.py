@@ -264,6 +264,21 @@ class Server(Flat):
         else:
             self._remove(group, consumer)
 
+    def absolve(self, group: str, consumer: str, held: tuple[tuple[str, int, str], ...]) -> list[tuple[str, int, str]]:
+        """absolve.lua; ``held`` and what of it was taken back: stream, entry, message"""
+        score = self.leases.get((group, consumer))
+        if score in (1, -1) or self.lease_holds(group, consumer):
+            return []
+        pending = self.held(group, consumer)
+        if score is not None or pending:
+            self.leases[group, consumer] = -1
+        counted = [one for one in held if one[:2] not in pending and (group, one[2]) in self.deaths]
+        for _, _, msg in counted:
+            self.deaths[group, msg] -= 1
+            if not self.deaths[group, msg]:
+                del self.deaths[group, msg]
+        return counted
+
     def promote(self, group: str, now: int) -> None:
         """promote.lua; ``now`` is the caller's clock, which counts only where the rule about clocks is off."""
         if "redis_clock" in self.on:

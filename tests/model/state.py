@@ -47,6 +47,7 @@ class Job(NamedTuple):
     deaths: int = 0
     state: str = "held"
     move: str = ""
+    overran: bool = False
 
 
 class Worker(Flat):
@@ -120,6 +121,12 @@ class State(Flat):
     def blame_name(self, group: str, msg: str, name: str, entry: int) -> None:
         # A lost lease key takes along who was given up already, so that these are counted once more.
         self.blame[group, msg, f"{name} {self.left.get('lose_leases')}", entry] = True
+
+    def absolve_name(self, group: str, msg: str, name: str, entry: int) -> None:
+        for at in [
+            at for at in self.blame if at[:2] == (group, msg) and at[2].startswith(f"{name} ") and at[3] == entry
+        ]:
+            del self.blame[at]
 
     def blamed_wrongly(self) -> bool:
         """Whether more deaths are counted than there were."""
