@@ -99,6 +99,10 @@ def release(world: World) -> None:
     ConsumerGroup(S, G, OTHER, LEASE_MS).release(world.call, {"m1": ""})
 
 
+def absolve(world: World) -> None:
+    ConsumerGroup(S, G, OTHER, LEASE_MS).absolve(world.call, [(False, "1-1", "m1")])
+
+
 def letters(name: str, *rest: str) -> Callable[[World], Any]:
     where = [DEAD_IDS, LETTERS, AGAIN, DEATHS] if name == "requeue" else [DEAD_IDS, LETTERS]
     sha = hashlib.sha1(b"letter").hexdigest()
@@ -128,6 +132,7 @@ SCRIPTS: dict[str, tuple[Callable[[World], Any], dict[str, str]]] = {
     "sweep": (lambda world: world.me.sweep(world.call), {}),
     "claim": (claim, dict.fromkeys(DEAD_OWNERS, "me")),
     "release": (release, {}),
+    "absolve": (absolve, {}),
     "trim": (lambda world: world.me.trim(world.call, 100), {}),
     "forget": (lambda world: world.me.forget(world.call, 0.5, 10), {"dead": "done"}),
     "requeue": (letters("requeue", "2", "id", "m1"), {"dead": "again"}),
