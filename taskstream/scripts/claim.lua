@@ -6,7 +6,8 @@
 --       6 how long a death is remembered (s)  7 a message with so many deaths is the last of its piece: it will run
 --       alone, and what nobody holds meanwhile cannot be blamed again
 -- Lease scores: >= 2 expiry (ms; in .5 one of grace, see sweep) · 1 given up (its supervisor counted deaths) · 0 taken, every held message
--- counts as one that died with it · -1 taken from a given-up one.
+-- counts as one that died with it · -1 taken, none does:
+-- it was given up, or its owner came back (see absolve).
 -- Returns {-1} my own lease does not hold · {0} nothing to take (renewed, or gone) · {1, n, ...} taken, all of
 -- it · {2, n, ...} taken, more may be left; n entries seen, then flat 1|2 source, entry id, times delivered, deaths,
 -- why its last run was ended on purpose or '', fields. Such a run is no death, whatever became of who held it since.
