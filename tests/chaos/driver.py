@@ -205,8 +205,13 @@ class Driver:
     def _stop_pool(self) -> None:
         pool = self._mortal_pool()
         self._tell("SIGTERM pool", f"SIGTERM {pool.name}")
-        self._note_stop(pool)
-        pool.stop()
+        self._stop(pool)
+
+    def _stop(self, pool: Pool) -> None:
+        """Once: a second signal would interrupt what runs, and have it run again."""
+        if not pool.told_to_stop:
+            self._note_stop(pool)
+            pool.stop()
 
     def _note_stop(self, pool: Pool) -> None:
         now = time.monotonic()
@@ -223,8 +228,7 @@ class Driver:
         """As a rolling deploy: the pool ends cleanly and starts again with other code."""
         self._tell("deploy", f"{pool.name} gets the {release} release")
         pool.release = release
-        self._note_stop(pool)
-        pool.stop()
+        self._stop(pool)
 
     def _freeze(self, process: psutil.Process, seconds: float, who: str) -> None:
         self._tell(f"SIGSTOP {who}", f"SIGSTOP {who} {process.pid} for {seconds:.1f} s")
