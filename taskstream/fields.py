@@ -23,10 +23,16 @@ class Strict(fields.Field[Any]):
 
     unfit = "Not a valid value."
     """What is wrong with a value that does not fit."""
+    give = ""
+    """What Python has to give, where that is another thing than what JSON has."""
 
     def misfit(self) -> ma.ValidationError:
-        """The error for a value that does not fit."""
+        """The error for a plain value that does not fit."""
         return ma.ValidationError(self.unfit)
+
+    def misgiven(self) -> ma.ValidationError:
+        """The error for a value of Python that does not fit."""
+        return ma.ValidationError(f"Give {self.give}." if self.give else self.unfit)
 
     def _reader(self) -> Convert:
         raise NotImplementedError
@@ -77,7 +83,7 @@ class Scalar(Strict):
         try:
             return self.write(value)
         except Mismatch:
-            raise self.misfit() from None
+            raise self.misgiven() from None
 
 
 class String(Scalar, fields.String):
@@ -113,6 +119,7 @@ class DateTime(Scalar, fields.DateTime):
 
     read, write = staticmethod(scalars.read_datetime), staticmethod(scalars.write_datetime)
     unfit = "Not a valid datetime of RFC 3339."
+    give = "a datetime.datetime"
 
 
 class Date(Scalar, fields.Date):
@@ -120,6 +127,7 @@ class Date(Scalar, fields.Date):
 
     read, write = staticmethod(scalars.read_date), staticmethod(scalars.write_date)
     unfit = "Not a valid date (YYYY-MM-DD)."
+    give = "a datetime.date"
 
 
 class UUID(Scalar, fields.UUID):
@@ -127,6 +135,7 @@ class UUID(Scalar, fields.UUID):
 
     read, write = staticmethod(scalars.read_uuid), staticmethod(scalars.write_uuid)
     unfit = "Not a valid UUID."
+    give = "a uuid.UUID"
 
 
 class DecimalText(Scalar, fields.String):
@@ -134,6 +143,7 @@ class DecimalText(Scalar, fields.String):
 
     read, write = staticmethod(scalars.read_decimal), staticmethod(scalars.write_decimal)
     unfit = 'Not a valid decimal; write it as a string, such as "9.99".'
+    give = "a finite Decimal"
 
 
 class IntegerKey(Scalar, fields.String):
@@ -147,6 +157,7 @@ class Null(Scalar, fields.Raw):
     """None and nothing else: the return annotation ``None``."""
 
     unfit = "Must be null."
+    give = "None"
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{**kwargs, "allow_none": True})
@@ -187,6 +198,7 @@ class EnumValue(Scalar, fields.Enum[Any]):
         super().__init__(kind, by_value=by_value, **kwargs)
         self._members = {(type(member.value), member.value): member for member in kind}
         self.unfit = f"Must be one of: {self.choices_text}."
+        self.give = f"a member of {kind.__name__}"
 
     def read(self, value: Any) -> Any:
         """The member of this value."""
@@ -215,6 +227,7 @@ class Items(Strict, fields.List[Any]):
     ) -> None:
         super().__init__(inner, **kw)
         self.item, self._make, self._native = inner, make, native
+        self.give = f"a {' or '.join(kind.__name__ for kind in native)}"
 
     def _reader(self) -> Convert:
         read, make = self.item.reader(), self._make
@@ -251,7 +264,7 @@ class Items(Strict, fields.List[Any]):
         if self._null(value):
             return None
         if not isinstance(value, self._native):
-            raise self.misfit()
+            raise self.misgiven()
         return collect([(index, self.inner._serialize, item) for index, item in enumerate(value)])
 
 
@@ -262,6 +275,7 @@ class Row(Strict, fields.Tuple):
         super().__init__(parts, **kwargs)
         self._parts = list(parts)
         self.unfit = f"Not a valid list of {len(parts)} items."
+        self.give = f"a tuple of {len(parts)} items"
 
     def _reader(self) -> Convert:
         readers = [part.reader() for part in self._parts]
@@ -292,7 +306,7 @@ class Row(Strict, fields.Tuple):
         if self._null(value):
             return None
         if not isinstance(value, tuple) or len(value) != len(self._parts):
-            raise self.misfit()
+            raise self.misgiven()
         parts = zip(self.tuple_fields, value, strict=True)
         return collect([(index, part._serialize, item) for index, (part, item) in enumerate(parts)])
 
@@ -301,6 +315,7 @@ class Table(Strict, fields.Dict):
     """A dict with keys of one type and values of one type."""
 
     unfit = "Not a valid object."
+    give = "a dict"
 
     def __init__(self, keys: Strict, values: Strict, **kwargs: Any) -> None:
         super().__init__(keys, values, **kwargs)
@@ -336,7 +351,7 @@ class Table(Strict, fields.Dict):
         if self._null(value):
             return None
         if not isinstance(value, Mapping):
-            raise self.misfit()
+            raise self.misgiven()
         keys = collect([(repr(key), self._key._serialize, key) for key in value])
         return dict(zip(keys, collect([(k, self._value._serialize, v) for k, v in value.items()]), strict=True))
 
@@ -372,7 +387,7 @@ class Either(Strict, fields.Raw):
                 return member._serialize(value, attr, obj)
             except ma.ValidationError:
                 continue
-        raise self.misfit()
+        raise self.misgiven()
 
 
 def _first_that_fits(converts: Sequence[Convert]) -> Convert:

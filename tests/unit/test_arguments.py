@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from taskstream import ConfigError, InvalidMessage, ValidationError, arguments
 from taskstream.arguments import Arguments, ReturnValue
-from taskstream.dataobjects import dataobject
+from taskstream.dataobjects import Validator, dataobject
 
 
 class Colour(enum.Enum):
@@ -98,6 +98,27 @@ def test_a_call_python_would_refuse_is_refused_and_says_why() -> None:
     assert refused(thumbnail, "a", sise=3) == {"sise": ["there is no such argument."]}
     assert refused(thumbnail, "a", path="b") == {"path": ["given twice, by position and by name."]}
     assert refused(thumbnail, "a", 1, 2) == {"args": ["takes 2 positional arguments, but 3 were given."]}
+
+
+def test_python_is_told_what_to_give_and_a_reader_of_json_what_to_write() -> None:
+    cases: list[tuple[Any, Any, str, str]] = [
+        (Decimal, 1.5, "Give a finite Decimal.", 'Not a valid decimal; write it as a string, such as "9.99".'),
+        (date, "2026-07-02", "Give a datetime.date.", "Not a valid date (YYYY-MM-DD)."),
+        (datetime, 3, "Give a datetime.datetime.", "Not a valid datetime of RFC 3339."),
+        (UUID, "x", "Give a uuid.UUID.", "Not a valid UUID."),
+        (set[int], [1], "Give a set or frozenset.", "Not a valid list."),
+        (tuple[int, str], [1, 2], "Give a tuple of 2 items.", "Not a valid list of 2 items."),
+        (dict[str, int], [1], "Give a dict.", "Not a valid object."),
+        (Colour, "red", "Give a member of Colour.", "Must be one of: red."),
+    ]
+    for annotation, value, python, plain in cases:
+        one = Validator(annotation)
+        with pytest.raises(ValidationError) as caught:
+            one.dump(value)
+        assert caught.value.errors == {"_schema": [python]}
+        with pytest.raises(ValidationError) as caught:
+            one.load(object())
+        assert caught.value.errors == {"_schema": [plain]}
 
 
 def test_all_that_does_not_fit_is_named_at_once() -> None:
