@@ -52,6 +52,9 @@ CONSUMER = Profile(socket_timeout=2 * BLOCK_MS / 1000)
 _PASSWORD_OPTION = re.compile(r"(password=)[^&]*", re.IGNORECASE)
 _HIDDEN = r"\1***"
 
+_UNAUTHENTICATED = "Protocol error: unauthenticated"
+"""What a server says to more than ten arguments, or to a long one, before it says NOAUTH."""
+
 # Replies that say "not now" rather than "never": starting, failing over, full.
 _PASSING = (
     "LOADING",
@@ -106,6 +109,7 @@ def open_pool(url: str, profile: Profile) -> ConnectionPool:
         if scheme not in ("redis", "rediss", "unix"):
             raise ValueError(f"scheme {scheme!r}")
         options = parse_url(url)
+        _check_database(scheme, url)
         options.setdefault(
             "connection_class",
             {"redis": Connection, "rediss": SSLConnection, "unix": UnixDomainSocketConnection}[scheme],
@@ -121,6 +125,13 @@ def open_pool(url: str, profile: Profile) -> ConnectionPool:
             f"broker URL {display_url(str(url))!r} cannot be used ({error}): "
             "use redis://, rediss://, unix:// or sentinel://host:port,host:port/service/db"
         ) from None
+
+
+def _check_database(scheme: str, url: str) -> None:
+    """Refuse what the client library takes for database 0, or for a database of another number."""
+    path = unquote(urlsplit(url).path).removeprefix("/").removesuffix("/")
+    if scheme != "unix" and path and not (path.isascii() and path.isdigit()):
+        raise ValueError(f"database {path!r} is no number")
 
 
 def _sentinel_pool(url: str, common: dict[str, Any]) -> ConnectionPool:
@@ -181,13 +192,15 @@ def translate(error: Exception, where: str, *, sent: bool) -> TaskstreamError:
     """
     if isinstance(error, redis.AuthenticationError):
         return ConfigError(f"broker {where} refused the credentials: {error_text(error)}")
+    if isinstance(error, redis.ResponseError) and _UNAUTHENTICATED in str(error):
+        return ConfigError(f"broker {where} refused the credentials: NOAUTH Authentication required.")
     if isinstance(error, (redis.ResponseError, redis.DataError)):
         text = error_text(error)
         if passing(error):
             return BrokerUnavailable(f"broker {where} does not accept commands now: {text}{_remedy(error)}")
         return ConfigError(f"broker {where} refused a command: {text}")
     text = error_text(error) or type(error).__name__
-    return BrokerUnavailable(f"broker {where} cannot be reached: {text}", maybe_sent=sent)
+    return BrokerUnavailable(f"broker {where} cannot be reached: {text}{_doubt(error, where, sent)}", maybe_sent=sent)
 
 
 def error_text(error: Exception) -> str:
@@ -203,6 +216,14 @@ def broker_errors(where: str) -> Iterator[None]:
         yield
     except (redis.RedisError, OSError) as error:
         raise translate(error, where, sent=False) from error
+
+
+def _doubt(error: Exception, where: str, sent: bool) -> str:
+    """What may be wrong with the URL, where what went wrong looks like it."""
+    if isinstance(error, redis.InvalidResponse):
+        return "; this is no Redis server"
+    no_handshake = isinstance(error, redis.TimeoutError) or "[SSL" in str(error)
+    return "; is this port TLS?" if where.startswith("rediss://") and no_handshake and not sent else ""
 
 
 def _remedy(error: Exception) -> str:

@@ -23,6 +23,9 @@ _pack = hiredis.pack_command
 _ELSEWHERE = (redis.exceptions.ReadOnlyError, redis.exceptions.MasterDownError)
 """Replies of a server that is no master any more. A name or a Sentinel may lead to another one by now."""
 
+_HUNG_UP = "Protocol error"
+"""What a reply begins with after which the server closes the connection."""
+
 STALE_S = 1.0
 """A shared connection that rested this long is looked at before it is used: the server may have closed it."""
 
@@ -74,7 +77,7 @@ class Link:
                     found.append(redis.ResponseError(f"LOADING {error}"))
                 except redis.ResponseError as error:
                     found.append(error)
-                    moved |= isinstance(error, _ELSEWHERE)
+                    moved |= isinstance(error, _ELSEWHERE) or str(error).startswith(_HUNG_UP)
         except BaseException:
             self.close()
             raise

@@ -82,6 +82,9 @@ def test_timeouts_of_the_roles() -> None:
         "http://h",
         "redis://h:port",
         "redis://h/x/y?socket_timeout=x",
+        "redis://h:1/x",
+        "rediss://h/-1",
+        "redis://h/1/2",
         "sentinel:///main",
         "sentinel://h",
         "sentinel://h:x/main",
@@ -176,6 +179,26 @@ def test_what_passes_is_unavailable(error: Exception, sent: bool) -> None:
 def test_what_stays_wrong_is_a_configuration_error(error: Exception) -> None:
     found = translate(error, "redis://h", sent=True)
     assert type(found) is ConfigError and "redis://h" in str(found)
+
+
+def test_a_message_that_comes_before_the_password_is_refused_like_any_other_command() -> None:
+    error = redis.ResponseError("Protocol error: unauthenticated multibulk length")
+    text = "broker redis://h refused the credentials: NOAUTH Authentication required."
+    assert str(translate(error, "redis://h", sent=True)) == text
+
+
+@pytest.mark.parametrize(
+    ("error", "url", "ends"),
+    [
+        (redis.TimeoutError("Timeout connecting to server"), "rediss://h", "; is this port TLS?"),
+        (redis.ConnectionError("[SSL: WRONG_VERSION_NUMBER] wrong version"), "rediss://h", "; is this port TLS?"),
+        (redis.TimeoutError("Timeout connecting to server"), "redis://h", "to server"),
+        (redis.InvalidResponse("Protocol error, got '<'"), "redis://h", "; this is no Redis server"),
+    ],
+    ids=str,
+)
+def test_a_doubtful_url_is_doubted(error: Exception, url: str, ends: str) -> None:
+    assert str(translate(error, url, sent=False)).endswith(ends)
 
 
 def test_the_context_translates_and_lets_others_pass() -> None:
@@ -276,6 +299,14 @@ def test_a_late_reply_is_never_read() -> None:
         assert [link.call("ASK") for _ in range(3)] == [b"fresh"] * 3
         assert (server.connections, link.generation) == (2, 2)
         link.close()
+
+
+def test_a_connection_that_the_server_ends_after_its_reply_is_not_kept() -> None:
+    with serving(lambda *_: b"-ERR Protocol error: unauthenticated multibulk length\r\n") as server:
+        link = Link(server.url, QUICK)
+        with pytest.raises(redis.ResponseError):
+            link.call("ASK")
+        assert not link.connected
 
 
 def test_half_a_round_trip_is_never_read_either() -> None:
