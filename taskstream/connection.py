@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +27,7 @@ from redis.connection import (
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
-from taskstream.errors import BrokerUnavailable, ConfigError, TaskstreamError
+from taskstream.errors import BrokerUnavailable, ConfigError, TaskstreamError, WrongKind
 
 CONNECT_TIMEOUT_S = 2.0
 READ_TIMEOUT_S = 5.0
@@ -185,10 +185,11 @@ def passing(error: Exception) -> bool:
     return isinstance(error, (redis.RedisError, OSError)) and not isinstance(error, redis.DataError)
 
 
-def translate(error: Exception, where: str, *, sent: bool) -> TaskstreamError:
+def translate(error: Exception, where: str, *, sent: bool, touched: Sequence[str] = ()) -> TaskstreamError:
     """What to raise instead of a client library's error: BrokerUnavailable, or ConfigError for what stays wrong.
 
-    ``where`` names the broker; ``sent`` says whether the command had left when a connection error came.
+    ``where`` names the broker; ``sent`` says whether the command had left when a connection error came. ``touched``
+    are the keys of the command that an error reply is about, if known: no server names the one that holds another kind.
     """
     if isinstance(error, redis.AuthenticationError):
         return ConfigError(f"broker {where} refused the credentials: {error_text(error)}")
@@ -198,6 +199,11 @@ def translate(error: Exception, where: str, *, sent: bool) -> TaskstreamError:
         text = error_text(error)
         if passing(error):
             return BrokerUnavailable(f"broker {where} does not accept commands now: {text}{_remedy(error)}")
+        if text.startswith("WRONGTYPE Operation") and touched:
+            names = ", ".join(map(repr, touched))
+            which = f"one of the keys {names}" if len(touched) > 1 else f"key {names}"
+            problem = f"broker {where}: {which} holds another kind of value"
+            return WrongKind(f"{problem}: find out who writes to it, and delete or rename that key")
         return ConfigError(f"broker {where} refused a command: {text}")
     text = error_text(error) or type(error).__name__
     return BrokerUnavailable(f"broker {where} cannot be reached: {text}{_doubt(error, where, sent)}", maybe_sent=sent)

@@ -7,6 +7,7 @@ in time. Which broker and which store, the caller says.
 from __future__ import annotations
 
 import contextlib
+import errno
 import queue
 import shutil
 import tempfile
@@ -21,7 +22,7 @@ import redis
 
 from taskstream.broker import health
 from taskstream.connection import PRODUCER, display_url, translate
-from taskstream.errors import ConfigError, ResultUnavailable, TaskstreamError
+from taskstream.errors import ConfigError, ResultUnavailable, TaskstreamError, WrongKind
 from taskstream.inspector import overview
 from taskstream.link import Link
 
@@ -46,6 +47,17 @@ NETWORK_FILE_SYSTEMS = frozenset(
 
 LOW_DISK_BYTES = 512 * 1024 * 1024
 NEARLY_FULL = 0.9
+
+
+_FOLDER_REMEDIES = {
+    errno.EACCES: "change its permissions or owner",
+    errno.EPERM: "change its permissions or owner",
+    errno.EROFS: "mount it for writing, or name another folder",
+    errno.ENOSPC: "free some space on its disk",
+    errno.EDQUOT: "free some space, or have the quota raised",
+    errno.ENOTDIR: "it is no folder: name another one",
+    errno.EIO: "its disk fails: see the system's log",
+}
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -88,14 +100,17 @@ def within(limit_s: float, about: str, findings: Iterator[Finding]) -> Iterator[
 
 
 def examine_broker(broker: Broker, extra_streams: Iterable[str] = ()) -> Iterator[Finding]:
-    """What is found out about the broker, and about the streams that workers registered and ``extra_streams``."""
+    """What is found out about the broker, and about the streams that workers registered, ``extra_streams`` and those
+    that are there with messages of ours.
+    """
     link = Link(broker.url, PRODUCER)
     streams = list(extra_streams)
     try:
         yield from _server(link)
         yield from _permissions(link, streams[0] if streams else None)
         yield from _clock(broker)
-        yield from _streams(link, overview(broker, streams))
+        there, _ = broker.streams_there()
+        yield from _streams(link, overview(broker, [*streams, *there]))
     except (redis.RedisError, OSError) as error:
         yield _unavailable(translate(error, broker.display_url, sent=False))
     except TaskstreamError as error:
@@ -105,9 +120,16 @@ def examine_broker(broker: Broker, extra_streams: Iterable[str] = ()) -> Iterato
 
 
 def _unavailable(error: TaskstreamError) -> Finding:
+    if isinstance(error, WrongKind):
+        return _broken(str(error))
     if isinstance(error, ConfigError):
         return Finding(PROBLEM, "broker", str(error), "check its URL, and what its user may do")
     return Finding(PROBLEM, "broker", str(error), "start it, or name another with --broker or TASKSTREAM_BROKER")
+
+
+def _broken(problem: str) -> Finding:
+    text, _, remedy = problem.partition("value: ")
+    return Finding(PROBLEM, "broker", f"{text}value", remedy)
 
 
 def _server(link: Link) -> Iterator[Finding]:
@@ -196,6 +218,16 @@ def _clock(broker: Broker) -> Iterator[Finding]:
 def _streams(link: Link, seen: Overview) -> Iterator[Finding]:
     if seen.streams and not seen.workers:
         yield Finding(NOTE, "workers", "none is alive", "start a pool with `taskstream worker`")
+    yield from map(_broken, seen.problems)
+    for one in seen.streams:
+        if one.length and not one.groups:
+            yield Finding(
+                PROBLEM,
+                one.name,
+                f"{_messages(one.length)} in queue {one.name}, which no worker has ever read",
+                f"start one with `taskstream worker -Q {one.name}`; if the name is a mistake, DEL {one.name} "
+                "removes the queue with its messages",
+            )
     groups = [(stream.name, group) for stream in seen.streams for group in stream.groups]
     before_ms = int(seen.at_ms - OVERDUE_S * 1000)
     overdue = health.overdue_leases(link.replies, [(stream, group.name) for stream, group in groups], before_ms)
@@ -210,27 +242,42 @@ def _group(stream: str, group: GroupView, dead_consumers: int, *, consumed: bool
     start = f"start a worker that has {label}" if label else "start what reads it"
     left = group.waiting + group.held
     if not consumed and left and (group.oldest_age_s or 0.0) > OVERDUE_S:
+        is_left = _left(group)
         if group.choice == "stopped":
-            yield Finding(
-                NOTE, about, f"{left} messages wait: it was stopped", f"taskstream control start {label or group.name}"
-            )
+            yield Finding(NOTE, about, f"{is_left}: it was stopped", f"taskstream control start {label or group.name}")
         else:
             # Through the client of any language, because a group that no worker ever had is none of ours.
             yield Finding(
                 PROBLEM,
                 about,
-                f"{left} messages wait and no worker reads them, so that stream {stream} cannot be trimmed",
-                f"{start}, or remove the group if nothing ever will: XGROUP DESTROY {stream} {group.name}",
+                f"{is_left} and no worker reads them, so that stream {stream} cannot be trimmed",
+                f"{start}; if nothing ever will, XGROUP DESTROY {stream} {group.name} removes the group, which loses "
+                f"its {_messages(left)}",
             )
-    if dead_consumers:
+    elif dead_consumers:
         yield Finding(
             PROBLEM,
             about,
-            f"{dead_consumers} consumers are dead for over {OVERDUE_S:.0f} s and nobody took over what they held",
+            f"{dead_consumers} consumer{'s are' if dead_consumers != 1 else ' is'} dead for over {OVERDUE_S:.0f} s "
+            f"and nobody took over what {'they' if dead_consumers != 1 else 'it'} held",
             start,
         )
     if group.dead:
-        yield Finding(NOTE, about, f"{group.dead} dead letters", f"see `taskstream dead list {label or stream}`")
+        text = f"{group.dead} dead letter{'s' * (group.dead != 1)}"
+        yield Finding(NOTE, about, text, f"see `taskstream dead list {label or stream}`")
+
+
+def _messages(count: int) -> str:
+    return f"{count} message{'s' * (count != 1)}"
+
+
+def _left(group: GroupView) -> str:
+    """What is not done, in words: waiting, or held by a worker that is gone."""
+    waiting = f"{_messages(group.waiting)} wait{'s' * (group.waiting == 1)}"
+    if not group.held:
+        return waiting
+    held = f"{_messages(group.held)} {'is' if group.held == 1 else 'are'} still held by workers that are gone"
+    return f"{waiting}, {held}" if group.waiting else held
 
 
 def examine_results(store: ResultStore) -> Iterator[Finding]:
@@ -260,9 +307,8 @@ def _folder(where: str, folder: Path) -> Iterator[Finding]:
         with tempfile.NamedTemporaryFile(dir=there, prefix=".taskstream-doctor-"):
             pass
     except OSError as error:
-        yield Finding(
-            PROBLEM, where, f"{there} cannot be written: {error.strerror or error}", "change its permissions or owner"
-        )
+        remedy = _FOLDER_REMEDIES.get(error.errno or 0, "see what is wrong with it, or name another folder")
+        yield Finding(PROBLEM, where, f"{there} cannot be written: {error.strerror or error}", remedy)
         return
     with contextlib.suppress(OSError):
         free = shutil.disk_usage(there).free

@@ -14,6 +14,10 @@ class ConfigError(TaskstreamError):
     """Configuration or usage that cannot work; its text is one line and says the remedy (exit status 2)."""
 
 
+class WrongKind(ConfigError):
+    """A key of Taskstream's holds another kind of value: somebody else writes to it, or wrote to it by hand."""
+
+
 class BrokerUnavailable(TaskstreamError):
     """Redis could not be reached, refused, or did not answer in time.
 

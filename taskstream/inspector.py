@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from taskstream.errors import WrongKind
+
 if TYPE_CHECKING:
     from taskstream.broker import Broker
+    from taskstream.broker.broker import SubscriptionInfo
 
 
 class GroupView(msgspec.Struct, frozen=True):
@@ -17,7 +20,9 @@ class GroupView(msgspec.Struct, frozen=True):
     ``label`` is the event or queue it belongs to, None where no worker has registered it. ``waiting`` counts unread
     messages (up to 10,000 where Redis itself cannot tell). ``state`` is what holds (started, stopped): ``choice``, the
     operator's, or where nobody chose (None) what the workers say they do, None where there is no worker either.
-    ``oldest_age_s`` is how long (s) the oldest waiting or held message has been in the stream.
+    ``oldest_age_s`` is how long (s) the oldest waiting or held message has been in the stream; of one that was tried
+    or given back, how long ago it was sent. ``problems``: its keys that hold another kind of value, so that what they
+    should say is 0 or None here.
     """
 
     name: str
@@ -30,14 +35,16 @@ class GroupView(msgspec.Struct, frozen=True):
     state: str | None
     choice: str | None
     oldest_age_s: float | None
+    problems: list[str] = []
 
 
 class StreamView(msgspec.Struct, frozen=True):
-    """One stream: its entries and groups."""
+    """One stream: its entries and groups. ``problem`` says why there is nothing to say about it, None otherwise."""
 
     name: str
     length: int
     groups: list[GroupView]
+    problem: str | None = None
 
 
 class SubscriptionView(msgspec.Struct, frozen=True):
@@ -72,25 +79,41 @@ class WorkerView(msgspec.Struct, frozen=True):
 
 
 class Overview(msgspec.Struct, frozen=True):
-    """Everything at one look. ``at_ms`` is Redis' clock (ms since the epoch) when it was taken."""
+    """Everything at one look. ``at_ms`` is Redis' clock (ms since the epoch) when it was taken. ``problems``: keys that
+    hold another kind of value, so that what they should say is missing; those of streams and groups are in there, too.
+    """
 
     at_ms: int
     streams: list[StreamView]
     workers: list[WorkerView]
+    problems: list[str] = []
 
 
 def overview(broker: Broker, extra_streams: Iterable[str] = ()) -> Overview:
     """Look at every stream that workers registered, and at ``extra_streams`` (names), which may not exist yet.
 
-    Raises BrokerUnavailable.
+    Raises BrokerUnavailable; ConfigError where the server refuses to be looked at.
     """
     now_ms = broker.now_ms()
-    registered = broker.subscriptions()
+    problems: list[str] = []
+    registered: dict[str, SubscriptionInfo] = {}
+    live: list[WorkerView] = []
+    try:
+        registered = broker.subscriptions()
+    except WrongKind as error:
+        problems.append(str(error))
+    try:
+        live = workers(broker)
+    except WrongKind as error:
+        problems.append(str(error))
     labels = {(info.stream, info.group): label for label, info in registered.items()}
     names = {info.stream for info in registered.values()} | set(extra_streams)
-    live = workers(broker)
     reported = {(one.stream, one.group): one.state for worker in live for one in worker.subscriptions}
-    return Overview(now_ms, [_stream(broker, name, labels, reported, now_ms) for name in sorted(names)], live)
+    streams = [_stream(broker, name, labels, reported, now_ms) for name in sorted(names)]
+    for stream in streams:
+        problems += [stream.problem] if stream.problem is not None else []
+        problems += [problem for group in stream.groups for problem in group.problems]
+    return Overview(now_ms, streams, live, problems)
 
 
 def workers(broker: Broker) -> list[WorkerView]:
@@ -102,7 +125,10 @@ def workers(broker: Broker) -> list[WorkerView]:
 def _stream(
     broker: Broker, name: str, labels: dict[tuple[str, str], str], reported: dict[tuple[str, str], str], now_ms: int
 ) -> StreamView:
-    length, states = broker.stream_state(name)
+    try:
+        length, states = broker.stream_state(name)
+    except WrongKind as error:
+        return StreamView(name, 0, [], str(error))
     groups = [
         GroupView(
             name=group.name,
@@ -115,6 +141,7 @@ def _stream(
             state=group.state or reported.get((name, group.name)),
             choice=group.state,
             oldest_age_s=None if group.oldest_ms is None else max(0.0, (now_ms - group.oldest_ms) / 1000),
+            problems=list(group.problems),
         )
         for group in states
     ]

@@ -103,6 +103,8 @@ def _stream_gauges(found: Overview) -> Iterator[Metric]:
         "taskstream_group_consumers", "Consumers registered in a group", labels=["stream", "group"]
     )
     for stream in found.streams:
+        if stream.problem is not None:
+            continue
         length.add_metric([stream.name], stream.length)
         for group in stream.groups:
             labels = [stream.name, group.name]

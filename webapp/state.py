@@ -52,7 +52,7 @@ def register(app: Flask, broker: Broker, subscriptions: Iterable[Subscription], 
             for stream in found.streams
             for group in stream.groups
         ]
-        idle = [stream for stream in found.streams if not stream.groups]
+        idle = [stream for stream in found.streams if not stream.groups and stream.problem is None]
         return page(render_template("state.html", found=found, rows=rows, idle=idle, **common))
 
     app.add_url_rule("/", view_func=state)

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from taskstream import keys
 from taskstream.broker.publisher import Publisher
 from taskstream.broker.script import Script
-from taskstream.errors import ConfigError
+from taskstream.errors import ConfigError, WrongKind
 
 _CHOOSE = Script("choose")
+_Read = TypeVar("_Read")
 
 COUNT_LIMIT = 10_000
 """Where the server cannot tell a group's lag, unread entries are counted up to this many."""
+
+SCAN_LIMIT = 10_000
+SCAN_PIECE = 1_000
+"""How many keys of the server are looked at for streams that nobody registered, altogether and at a time."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +32,10 @@ class GroupState:
     """One consumer group of a stream at one moment.
 
     ``waiting`` unread messages, in the stream or in the group's own; ``held`` handed to a worker and not
-    done; ``delayed`` waiting for their time; ``dead`` dead letters; ``oldest_ms`` when the oldest one not
-    done was put there (ms since the epoch), None without one; ``state`` is the operator's choice
-    (started, stopped) or None.
+    done; ``delayed`` waiting for their time; ``dead`` dead letters; ``oldest_ms`` since when the oldest one
+    waiting or held is there (ms since the epoch), None without one: when it was put into the stream, for one in the
+    group's own stream when it was sent, if it says so; ``state`` is the operator's choice (started, stopped) or None.
+    ``problems``: keys of the group that hold another kind of value; what they should say is 0 or None here.
     """
 
     name: str
@@ -39,6 +46,7 @@ class GroupState:
     consumers: int
     oldest_ms: int | None
     state: str | None
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,10 @@ class Broker(Publisher):
         return self.stream_state(stream)[1]
 
     def stream_state(self, stream: str) -> tuple[int, list[GroupState]]:
-        """``stream_length`` and ``group_states``, in numbers that go together as far as the server lets them."""
+        """``stream_length`` and ``group_states``, in numbers that go together as far as the server lets them.
+
+        Raises WrongKind where ``stream`` is no stream; a key of one group that is broken is among its ``problems``.
+        """
         length, groups = self._groups(stream)
         return length, sorted((self._group_state(stream, group) for group in groups), key=attrgetter("name"))
 
@@ -80,9 +91,19 @@ class Broker(Publisher):
     def _group_state(self, stream: str, group: dict[str, Any]) -> GroupState:
         name = group["name"].decode()
         again = keys.again(stream, name)
-        own = next((found for found in self._groups(again)[1] if found["name"] == group["name"]), None)
-        delayed = self.call("ZCARD", keys.delayed(stream, name))
-        dead = self.call("ZCARD", keys.dead(stream, name))
+        problems: list[str] = []
+
+        def look(read: Callable[[], _Read], otherwise: _Read) -> _Read:
+            try:
+                return read()
+            except WrongKind as error:
+                problems.append(str(error))
+                return otherwise
+
+        own = look(lambda: next((one for one in self._groups(again)[1] if one["name"] == group["name"]), None), None)
+        delayed = look(lambda: int(self.call("ZCARD", keys.delayed(stream, name))), 0)
+        dead = look(lambda: int(self.call("ZCARD", keys.dead(stream, name))), 0)
+        state = look(lambda: self.state(stream, name), None)
         waiting, oldest = self._unread(stream, group)
         held = int(group["pending"])
         if own is not None:
@@ -94,30 +115,58 @@ class Broker(Publisher):
             name=name,
             waiting=waiting,
             held=held,
-            delayed=int(delayed),
-            dead=int(dead),
+            delayed=delayed,
+            dead=dead,
             consumers=int(group["consumers"]),
             oldest_ms=oldest,
-            state=self.state(stream, name),
+            state=state,
+            problems=tuple(problems),
         )
 
     def _unread(self, stream: str, group: dict[str, Any]) -> tuple[int, int | None]:
-        """How many entries of ``stream`` the group has unread, and when its oldest not done was put there."""
-        oldest = None
+        """How many entries of ``stream`` the group has unread, and since when its oldest not done is there."""
+        oldest = []
         if group["pending"]:
-            pending = self.call("XPENDING", stream, group["name"], "-", "+", 1)
-            if pending:
-                oldest = _entry_ms(pending[0][0])
+            for pending in self.call("XPENDING", stream, group["name"], "-", "+", 1):
+                # An entry that is held and was deleted by hand is known by its id only.
+                entry = self.call("XRANGE", stream, pending[0], pending[0])
+                oldest.append(_since_ms(*entry[0]) if entry else _entry_ms(pending[0]))
         after = b"(" + group["last-delivered-id"]
         unread = self.call("XRANGE", stream, after, "+", "COUNT", 1)
         if unread:
-            first = _entry_ms(unread[0][0])
-            oldest = first if oldest is None else min(oldest, first)
+            oldest.append(_since_ms(*unread[0]))
         lag = group.get("lag")
         if lag is None and unread:
             # Unknown to the server after an undelivered entry was deleted.
             lag = len(self.call("XRANGE", stream, after, "+", "COUNT", COUNT_LIMIT))
-        return int(lag or 0), oldest
+        return int(lag or 0), min(oldest, default=None)
+
+    def streams_there(self) -> tuple[list[str], bool]:
+        """The streams on the server whose first entry is a message of ours, registered or not; for people who look.
+
+        Also whether that is certainly all: no more than about SCAN_LIMIT keys are looked at. None where the user may
+        not do that.
+        """
+        cursor: bytes = b"0"
+        found: list[bytes] = []
+        try:
+            for _ in range(SCAN_LIMIT // SCAN_PIECE):
+                cursor, names = self.call("SCAN", cursor, "COUNT", SCAN_PIECE, "TYPE", "stream")
+                found += [name for name in names if not name.startswith(keys.RESERVED_PREFIX.encode())]
+                if cursor == b"0":
+                    break
+        except ConfigError:
+            return [], False
+        ours = []
+        for start in range(0, len(found), SCAN_PIECE):
+            piece = found[start : start + SCAN_PIECE]
+            replies = self._exchange([("XRANGE", name, "-", "+", "COUNT", 1) for name in piece])
+            for name, entries in zip(piece, replies, strict=True):
+                text = name.decode(errors="replace")
+                # An error: its user may not read it, or it is gone.
+                if isinstance(entries, list) and entries and b"v" in entries[0][1][::2] and _valid(text):
+                    ours.append(text)
+        return sorted(ours), cursor == b"0"
 
     def set_state(self, stream: str, group: str, state: str) -> int:
         """Keep the operator's choice (``started`` or ``stopped``) for a group; return its version."""
@@ -134,10 +183,9 @@ class Broker(Publisher):
 
     def subscriptions(self) -> dict[str, SubscriptionInfo]:
         """Every label that a worker announced, and its stream and group."""
-        with self.errors():
-            raw: Any = self.client.hgetall(keys.SUBSCRIPTIONS)
+        raw = self.call("HGETALL", keys.SUBSCRIPTIONS)
         found = {}
-        for label, value in raw.items():
+        for label, value in zip(raw[::2], raw[1::2], strict=True):
             try:
                 found[label.decode()] = msgspec.json.decode(value, type=SubscriptionInfo)
             except (msgspec.DecodeError, UnicodeDecodeError):
@@ -164,9 +212,8 @@ class Broker(Publisher):
     def workers(self) -> list[dict[str, Any]]:
         """What each live worker process says about itself, by name."""
         now = self.now_ms()
-        with self.errors():
-            names: Any = self.client.zrangebyscore(keys.WORKERS, now, "+inf")
-            raw: Any = self.client.mget([keys.worker(name.decode()) for name in names]) if names else []
+        names = self.call("ZRANGEBYSCORE", keys.WORKERS, now, "+inf")
+        raw = self.call("MGET", *(keys.worker(name.decode()) for name in names)) if names else []
         found = []
         for value in raw:
             try:
@@ -200,3 +247,15 @@ class Broker(Publisher):
 
 def _entry_ms(entry_id: bytes) -> int:
     return int(entry_id.partition(b"-")[0])
+
+
+def _since_ms(entry_id: bytes, fields: list[bytes]) -> int:
+    """When an entry was put into its stream; when it was sent, where it says so, as every retry does."""
+    sent = dict(zip(fields[::2], fields[1::2], strict=True)).get(b"sent", b"")
+    # Not later than it was put there: the sender's clock may be ahead.
+    there = _entry_ms(entry_id)
+    return min(int(sent), there) if sent.isdigit() and len(sent) < 20 else there
+
+
+def _valid(name: str) -> bool:
+    return keys.NAME_PATTERN.fullmatch(name) is not None

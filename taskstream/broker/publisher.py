@@ -21,6 +21,9 @@ REMEMBER_PUBLISHED_S = 24 * 3600
 CHUNK = 100
 """Messages in one run of the script, so that the server is never busy with one for long (0.6 ms)."""
 
+SAID_KEYS = 5
+"""Keys of one script that an error names."""
+
 _PUBLISH = Script("publish")
 
 
@@ -144,7 +147,7 @@ class Publisher:
         if done and passing(failed):
             text = f"broker {self.display_url} took {done} of {total} messages, then: {failed}"
             return Sent(ids, BrokerUnavailable(text, maybe_sent=True))
-        return Sent(ids, translate(failed, self.display_url, sent=False))
+        return Sent(ids, translate(failed, self.display_url, sent=False, touched=_touched(commands, replies, failed)))
 
     def _one_by_one(self, envelopes: Sequence[Envelope], finishing: bool) -> Sent:
         """One round trip per run, because none may overtake one that found no room."""
@@ -226,7 +229,15 @@ class Publisher:
             return replies
         if isinstance(failed, redis.exceptions.NoScriptError):
             raise failed
-        raise translate(failed, self.display_url, sent=False) from failed
+        raise translate(failed, self.display_url, sent=False, touched=_touched(commands, replies, failed)) from failed
+
+
+def _touched(commands: list[tuple[Any, ...]], replies: list[Any], error: Exception) -> list[str]:
+    """Keys of the command whose reply ``error`` is: those of a script, up to SAID_KEYS; the one of every other."""
+    command = next(command for command, reply in zip(commands, replies, strict=True) if reply is error)
+    if command[0] in ("EVALSHA", "EVAL"):
+        return list(dict.fromkeys(map(str, command[3 : 3 + int(command[2])])))[:SAID_KEYS]
+    return [str(name) for name in command[2 if command[0] in ("XINFO", "XGROUP") else 1 :][:1]]
 
 
 def _runs(envelopes: Sequence[Envelope]) -> Iterator[Sequence[Envelope]]:

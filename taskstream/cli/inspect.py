@@ -27,19 +27,29 @@ def queues(app: str | None, config_files: str | None, broker: str | None, as_jso
     """Streams, queues and their groups: what waits where.
 
     WAITING is unread, HELD in the hands of workers, DELAYED waits for its time, DEAD will not be tried again; OLDEST
-    is the age of the oldest message that is not done.
+    is the age of the oldest one that waits or is held. A stream without a group has never been read by a worker.
     """
     from taskstream.inspector import overview
 
     target = find_target(app, config_files)
     with connected(broker, target) as connection:
-        streams = overview(connection, streams_of(target)).streams
+        there, complete = connection.streams_there()
+        seen = overview(connection, [*streams_of(target), *there])
+    streams = seen.streams
+    if not complete:
+        note("not every key of the server was looked at: there may be more streams that no worker ever read")
     if as_json:
         print_json(streams)
-        return DONE
-    if not streams:
-        note("no worker has registered a stream here yet")
-        return DONE
+    elif not streams:
+        note("no stream is here yet")
+    else:
+        _print_streams(streams)
+    for problem in seen.problems:
+        note(shown(problem))
+    return FAILED if seen.problems else DONE
+
+
+def _print_streams(streams: list[StreamView]) -> None:
     print_table(
         [
             "NAME",
@@ -56,7 +66,6 @@ def queues(app: str | None, config_files: str | None, broker: str | None, as_jso
         ],
         [row for stream in streams for row in _stream_rows(stream)],
     )
-    return DONE
 
 
 @click.command()
@@ -119,6 +128,8 @@ def result(message_id: str, app: str | None, config_files: str | None, results: 
 
 
 def _stream_rows(stream: StreamView) -> list[list[object]]:
+    if stream.problem is not None:
+        return [[None, stream.name, None, "broken", *[None] * 7]]
     if not stream.groups:
         return [[None, stream.name, None, None, stream.length, *[None] * 6]]
     return [_group_row(stream, group) for group in stream.groups]

@@ -20,7 +20,9 @@ from taskstream.broker import Broker, health
 from taskstream.broker.health import eviction_risk, missing_permissions, read_facts
 from taskstream.cli.main import main
 from taskstream.doctor import NOTE, PROBLEM, Finding, within
+from taskstream.errors import ConfigError
 from taskstream.link import Link
+from taskstream.message import Message, new_id
 
 Examine = Callable[..., list[Finding]]
 
@@ -206,8 +208,8 @@ def test_messages_that_nobody_reads(server: redis.Redis, server_url: str, examin
     server.xadd("jobs", {"id": "m"}, id=f"{long_ago}-1")
     # The group that a worker has is only behind; the other pins the stream
     (found,) = examine()
-    assert found.about == "group forgotten of jobs" and "1 messages wait and no worker reads them" in found.text
-    assert "XGROUP DESTROY jobs forgotten" in found.remedy
+    assert found.about == "group forgotten of jobs" and "1 message waits and no worker reads them" in found.text
+    assert "XGROUP DESTROY jobs forgotten removes the group, which loses its 1 message" in found.remedy
     server.xgroup_destroy("jobs", "forgotten")
     assert examine() == []
     server.delete(keys.WORKERS)
@@ -221,6 +223,59 @@ def test_messages_that_nobody_reads(server: redis.Redis, server_url: str, examin
     server.xgroup_create("jobs", "taskstream", "0", mkstream=True)
     server.xadd("jobs", {"id": "m"})
     assert examine() == []
+
+
+def test_what_dead_workers_hold_is_one_problem(server: redis.Redis, server_url: str, examine: Examine) -> None:
+    safe(server)
+    registered(server, server_url, alive=False)
+    for number in (1, 2):
+        server.xadd("jobs", {"id": "m"}, id=f"{int(time.time() * 1000) - 120_000}-{number}")
+    server.xreadgroup("taskstream", "gone", {"jobs": ">"}, count=1)
+    server.zadd(keys.leases("jobs", "taskstream"), {"gone": 1})
+    (found,) = examine()
+    assert found.text.startswith("1 message waits, 1 message is still held by workers that are gone and no worker")
+
+
+def test_a_queue_that_no_worker_ever_read(server: redis.Redis, examine: Examine) -> None:
+    safe(server)
+    server.xadd("typo-queue", {"v": "1", "id": "m"})
+    server.xadd("of-somebody-else", {"field": "1"})
+    (found,) = examine()
+    assert found.text == "1 message in queue typo-queue, which no worker has ever read"
+    assert "taskstream worker -Q typo-queue" in found.remedy
+
+
+def test_keys_that_hold_something_else(
+    server: redis.Redis, server_url: str, examine: Examine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    safe(server)
+    registered(server, server_url, alive=True)
+    broker = Broker(server_url)
+    broker.announce_subscriptions({"prod": ("prod", "taskstream")}, 60)
+    server.set("prod", "x")
+    server.set(keys.delayed("jobs", "taskstream"), "x")
+    found = examine()
+    assert sorted(one.text.partition(": ")[2] for one in found) == [
+        "key 'prod' holds another kind of value",
+        "key 'ts:{jobs}:delayed:taskstream' holds another kind of value",
+    ]
+    assert all(one.remedy.endswith("delete or rename that key") for one in found)
+    # The listing shows the rest
+    assert main(["queues", "--broker", server_url]) == 1
+    out, err = capsys.readouterr()
+    assert [line.split()[:4] for line in out.splitlines()[1:]] == [
+        ["jobs", "jobs", "taskstream", "started"],
+        ["-", "prod", "-", "broken"],
+    ]
+    assert err.count("delete or rename that key") == 2
+    # A producer is told the key as well
+    with pytest.raises(ConfigError, match="key 'prod' holds another kind of value"):
+        broker.publish("prod", Message(new_id(), "n", b"{}"))
+    with pytest.raises(ConfigError, match=r"one of the keys 'prod', 'ts:\{prod\}:published:"):
+        broker.publish_once("prod", Message(new_id(), "n", b"{}"), keys.unique_key("k"))
+    broker.close()
+    server.set(keys.SUBSCRIPTIONS, "x")
+    assert "key 'ts:subscriptions'" in text_of(examine())
 
 
 def test_dead_consumers_and_dead_letters(server: redis.Redis, server_url: str, examine: Examine) -> None:

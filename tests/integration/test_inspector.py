@@ -121,3 +121,34 @@ def test_workers(broker: Broker) -> None:
 def test_nothing_there(broker: Broker) -> None:
     found = inspector.overview(broker)
     assert (found.streams, found.workers) == ([], [])
+
+
+def test_what_was_tried_is_as_old_as_its_sending(broker: Broker, redis_client: redis.Redis) -> None:
+    now = broker.now_ms()
+    redis_client.xgroup_create("jobs", "taskstream", id="0", mkstream=True)
+    again = keys.again("jobs", "taskstream")
+    redis_client.xgroup_create(again, "taskstream", id="0", mkstream=True)
+    redis_client.xadd(again, {"v": "1", "id": "m", "sent": str(now - 3_600_000)})
+    for _ in ("unread", "held"):
+        (group,) = inspector.overview(broker, ["jobs"]).streams[0].groups
+        assert group.oldest_age_s is not None and 3_600 <= group.oldest_age_s < 3_700
+        redis_client.xreadgroup("taskstream", "c1", {again: ">"})
+
+
+def test_streams_that_nobody_registered(
+    broker: Broker, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(broker, "typo", 1)
+    send(broker, "ts:no", 1)
+    redis_client.xadd("foreign", {"f": "v"})
+    redis_client.xadd(b"no\xffname", {"v": "1"})
+    redis_client.set("text", "x", ex=60)
+    assert broker.streams_there() == (["typo"], True)
+    # No more keys are looked at than the limit says
+    with redis_client.pipeline() as pipeline:
+        for number in range(300):
+            pipeline.set(f"other-{number}", "x", ex=60)
+        pipeline.execute()
+    monkeypatch.setattr("taskstream.broker.broker.SCAN_LIMIT", 100)
+    monkeypatch.setattr("taskstream.broker.broker.SCAN_PIECE", 50)
+    assert broker.streams_there()[1] is False
