@@ -173,7 +173,7 @@ class Taskstream:
         except TypeError:
             unknown = sorted(set(options) - set(Options.__struct_fields__))
             known = ", ".join(Options.__struct_fields__)
-            raise ConfigError(f"@{self.name}.task has no option {', '.join(unknown)}: there are {known}") from None
+            raise ConfigError(f"@app.task has no option {', '.join(unknown)}: there are {known}") from None
 
         def register(function: Callable[..., Any]) -> Task[..., Any, Any]:
             task: Task[..., Any, Any] = Task(self, function, chosen)
@@ -335,7 +335,7 @@ class Taskstream:
         Raises ConfigError if there are no tasks, or if one of them cannot be run.
         """
         if not self._tasks:
-            raise ConfigError(f"app {self.name} has no tasks: register functions with @{self.name}.task")
+            raise ConfigError(f"app {self.name} has no tasks: register functions with @app.task")
         handlers = {name: task.handler() for name, task in self._tasks.items()}
         return [
             Subscription(

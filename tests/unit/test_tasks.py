@@ -387,6 +387,7 @@ def test_a_forked_child_has_connections_of_its_own(app: Taskstream, made: list[F
         ("shop_nowhere.tasks:app", "there is no module 'shop_nowhere'"),
         ("shop_missing:app", "module shop_missing cannot be imported: ModuleNotFoundError: No module named 'no_such'"),
         ("shop_broken:app", "module shop_broken cannot be imported: ZeroDivisionError: division by zero"),
+        ("shop_wrong:app", "module shop_wrong cannot be imported: ConfigError: @app.task has no option retries: "),
         ("shop_syntax:app", "module shop_syntax cannot be imported: SyntaxError: "),
     ],
 )
@@ -401,14 +402,17 @@ def test_load_app(target: str, said: str | None, tmp_path: Path, monkeypatch: py
     (tmp_path / "shop_missing.py").write_text("import no_such\n")
     (tmp_path / "shop_broken.py").write_text("\n1 / 0\n")
     (tmp_path / "shop_syntax.py").write_text("def\n")
+    wrong = "from taskstream import Taskstream\napp = Taskstream('shop')\n@app.task(retries=3)\ndef f(): ...\n"
+    (tmp_path / "shop_wrong.py").write_text(wrong)
     if said is None:
         assert load_app(target).name == "shop"
         return
     with pytest.raises(ConfigError) as caught:
         load_app(target)
     assert said in str(caught.value) and "\n" not in str(caught.value)
-    if "broken" in target:
-        assert f"{tmp_path / 'shop_broken.py'}:2" in str(caught.value)
+    for module, line in (("shop_broken", 2), ("shop_wrong", 3)):
+        if module in target:
+            assert str(caught.value).endswith(f" ({tmp_path / module}.py:{line})"), "a place of the author's, not of ours"
 
 
 def test_importing_the_package_loads_nothing_else() -> None:
