@@ -18,7 +18,7 @@ from taskstream.errors import Interrupt, Shutdown, TimeLimitExceeded
 from taskstream.handler import Handler
 from taskstream.logs import FieldLogger
 
-from . import outcomes
+from . import forks, outcomes
 from .clock import boottime
 from .consumer import Consumer
 from .membership import Job
@@ -157,17 +157,22 @@ class Executor:
         known = self._known.get(id(handler)) or self._know(handler)
         talks = known.log.enabled(handler.log_done_at)
         failure: BaseException | None = None
+        copy = forks.state
         try:
             if not known.ready:
                 self._make_ready(known)
             if talks:
                 known.log.log(handler.log_done_at, "START", about(job))
             value = contextvars.Context().run(handler.run, job.delivery)
+            if copy.copied:
+                forks.leave()
             dumped = handler.dump(value) if keep and not settings.ignore_result else None
             job.successors = handler.successors(job.delivery, value)
             lane.deadline = None
             outcomes.succeed(job, dumped, self._worker, keep)
         except BaseException as error:
+            if copy.copied:
+                forks.leave(error)
             lane.deadline = None
             failure = error
             if isinstance(error, Shutdown):

@@ -18,7 +18,7 @@ from taskstream.broker.group import Renewal
 from taskstream.errors import ConfigError, TaskstreamError
 from taskstream.handler import Subscription
 
-from . import orders
+from . import forks, orders
 from .acker import Acker
 from .clock import boottime
 from .consumer import Consumer, Surroundings
@@ -74,9 +74,11 @@ class WorkerProcess:
 
     def run(self) -> int:
         """Load the code, work until told to stop; return the exit status."""
+        forks.guard((self._options.orders_fd, self._options.reports_fd, self._options.table_fd))
         orders.listen(self._options.orders_fd, self._on_order)
         try:
             loaded = load(self._pool, self.run_async)
+            forks.leave_if_copied()
             logs.configure(loaded.log_level, loaded.log_format)
             self._build(loaded)
         except ConfigError as error:
