@@ -19,20 +19,21 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 from taskstream.app import sending
 from taskstream.app.outcomes import Outcomes
 from taskstream.app.result import AsyncResult as Handle
-from taskstream.app.signature import Signature
+from taskstream.app.signature import Signature, envelopes
 from taskstream.app.task import Options, Task
 from taskstream.app.waiter import Waiter
 from taskstream.arguments import decode_json
 from taskstream.broker import Broker, Envelope
+from taskstream.connection import PRODUCER, open_pool
 from taskstream.durations import parse_duration
-from taskstream.errors import ConfigError, ResultUnavailable
+from taskstream.errors import ConfigError, ResultUnavailable, ValidationError
 from taskstream.handler import DEAD_RETENTION_S, QUEUE_GROUP, Subscription
 from taskstream.import_problem import import_problem
 from taskstream.keys import check_name
-from taskstream.message import Message
+from taskstream.message import MESSAGE_ID, Message
 from taskstream.results import open_store
 from taskstream.results.base import Outcome, ResultStore
-from taskstream.results.store import DEFAULT_RETENTION_S, FSYNC_POLICIES
+from taskstream.results.store import DEFAULT_RETENTION_S, FSYNC_POLICIES, check_url
 
 if TYPE_CHECKING:
     from taskstream.outbox import Outbox
@@ -70,7 +71,7 @@ class Taskstream:
     ``outbox``: ``file://FOLDER``, a folder of this host (relative like results) whose file keeps messages while Redis
     takes none, and from which they are sent, in order and once, when it does again.
 
-    Raises ConfigError for a name or an option that cannot be used; for a URL when it is first used.
+    Raises ConfigError for a name, an option or a URL that cannot be used; for one of the environment at its first use.
     """
 
     def __init__(
@@ -100,6 +101,11 @@ class Taskstream:
                 f"give one of {', '.join(FSYNC_POLICIES)}"
             )
         self._result_fsync = result_fsync
+        # Neither connects. What the environment replaces is not used at all.
+        if broker is not None and not os.environ.get("TASKSTREAM_BROKER"):
+            open_pool(broker, PRODUCER).disconnect()
+        if results is not None and not os.environ.get("TASKSTREAM_RESULTS"):
+            check_url(results)
         self._broker_url = broker
         self._results_url = results
         self._results_base = _folder_of_caller()
@@ -223,7 +229,7 @@ class Taskstream:
         QueueFull these are the first ones, and none of the others was sent; with ``maybe_sent`` some of the others
         may have been: calls that carry a ``task_id`` or ``idempotency_key`` (``Signature.set``) can be sent again.
         """
-        items = [sending.envelope(one.task, one.args, one.kwargs, one.options) for one in signatures]
+        items = envelopes(signatures)
         ids, error = sending.send_in_batches(self._outbox or self.broker, items, self.max_length)
         certain = zip(ids, items, strict=False)
         handles: list[Handle[Any]] = [Handle(sent, self, item.stream) for sent, item in certain if sent is not None]
@@ -232,7 +238,9 @@ class Taskstream:
         return handles
 
     def AsyncResult(self, message_id: str) -> Handle[Any]:
-        """The handle of a message sent before, here or in another process."""
+        """The handle of a message sent before, here or in another process. Raises ValidationError for what is no id."""
+        if not isinstance(message_id, str) or not MESSAGE_ID.fullmatch(message_id):
+            raise ValidationError(f"AsyncResult: {message_id!r:.200} is no id of a message: give the id of a result")
         return Handle(message_id, self)
 
     # Connections

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 from taskstream.app.outcomes import Outcomes
-from taskstream.errors import ResultTimeout, TaskFailed, TaskRevoked, TaskTimeout, TimeLimitExceeded
+from taskstream.errors import ResultTimeout, TaskFailed, TaskRevoked, TaskTimeout, TimeLimitExceeded, ValidationError
 from taskstream.results.base import FINAL_STATES, REVOKED, SUCCESS, Failure, Outcome
 
 PENDING = "PENDING"
@@ -63,8 +64,10 @@ class AsyncResult(Generic[R_co]):
 
         Raises TaskFailed if the task failed, TaskTimeout if it took longer than its time limit, TaskRevoked if
         it was revoked; ResultTimeout if there is no outcome in time (the task goes on); ResultUnavailable if
-        no results are kept, or not where this process can read them.
+        no results are kept, or not where this process can read them; ValidationError for a ``timeout`` that is none.
         """
+        if timeout is not None and (not isinstance(timeout, (int, float)) or math.isnan(timeout)):
+            raise ValidationError(f"get: timeout={timeout!r:.200} is no number of seconds")
         queues = self._source.queues() if self._queue is None else (self._queue,)
         outcome = self._source.outcomes.wait(self.id, queues, timeout)
         if outcome is None:

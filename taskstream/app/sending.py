@@ -10,14 +10,19 @@ import msgspec
 from taskstream import keys
 from taskstream.broker import Envelope
 from taskstream.broker.publisher import Sent
-from taskstream.errors import BrokerUnavailable, ConfigError, QueueFull, TaskstreamError, ValidationError
-from taskstream.message import MESSAGE_ID, Message, check_headers
+from taskstream.errors import BrokerUnavailable, ConfigError, QueueFull, TaskstreamError, ValidationError, one_line
+from taskstream.message import MESSAGE_ID, OWN_HEADERS, Message, check_headers
 
 BATCH = 500
 """Messages in one round trip of ``enqueue_many``."""
 
 MAX_KEY_BYTES = 512
 """Length of an idempotency key in UTF-8."""
+
+TO_COME = ("countdown", "eta", "expires", "priority")
+"""Options that Celery has and a later release will have."""
+OF_THE_TASK = {"time_limit": "hard_timeout", "soft_time_limit": "timeout", "ignore_result": "ignore_result"}
+"""Options of a call in Celery, and what they are called in ``@app.task`` here."""
 
 
 class Callee(Protocol):
@@ -51,6 +56,21 @@ class SendOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 PLAIN = SendOptions()
+
+
+def refuse_unknown(where: str, unknown: Mapping[str, object]) -> None:
+    """Raise ValidationError for options there are not, saying what to do instead."""
+    known = ", ".join(SendOptions.__struct_fields__)
+    errors: dict[str, object] = {}
+    for name in unknown:
+        if name in TO_COME:
+            errors[name] = ["is not in this release; a later one will have it"]
+        elif name in OF_THE_TASK:
+            errors[name] = [f"is an option of the task: @app.task({OF_THE_TASK[name]}=…)"]
+        else:
+            errors[name] = [f"there is no such option, only {known}"]
+    if errors:
+        raise ValidationError(f"{where}: {one_line(errors)}", errors)
 
 
 class Sender(Protocol):
@@ -91,6 +111,8 @@ def envelope(task: Callee, args: Sequence[Any], kwargs: Mapping[str, Any], optio
             headers = check_headers(options.headers)
         except ValidationError as error:
             _refuse(task, "headers", str(error))
+        if reserved := [name for name in headers if name.startswith(OWN_HEADERS)]:
+            _refuse(task, "headers", f"{reserved[0]!r:.200}: names beginning with {OWN_HEADERS} are reserved")
     return Envelope(queue, task.message(args, kwargs, options.task_id, headers), tuple(uniques))
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import math
 import types
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, Generic, Never, ParamSpec, Protocol, TypeVar, cast
 
 import msgspec
 
@@ -123,6 +124,12 @@ class Task(Generic[P, R, C]):
             raise ConfigError(f"@task needs a function, not {function!r}; options go by name: @app.task(queue=…)")
         if options.name is None and not isinstance(getattr(function, "__name__", None), str):
             raise ConfigError(f"{function!r} has no name of its own: give one with name=")
+        if isinstance(function, type):
+            raise ConfigError(f"{function.__qualname__} is a class, which is no task: register a function")
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise ConfigError(f"{function!r} is a generator, which is no task: return a list, or send a call per item")
+        if options.name is None and cast(Any, function).__name__ == "<lambda>":
+            raise ConfigError("a lambda has no name of its own: give one with name=")
         own = options.name if options.name is not None else f"{host.name}.{cast(Any, function).__name__}"
         self.name: str = check_name("task", own)
         self.queue: str = check_name("queue", host.name if options.queue is None else options.queue)
@@ -153,6 +160,7 @@ class Task(Generic[P, R, C]):
         idempotency_key: str | None = None,
         queue: str | None = None,
         headers: Mapping[str, Any] | None = None,
+        **unknown: Never,
     ) -> AsyncResult[R]:
         """``delay(*args, **kwargs)`` with options.
 
@@ -163,8 +171,13 @@ class Task(Generic[P, R, C]):
 
         Raises as ``delay`` does, ValidationError also for an option that cannot be used.
         """
+        sending.refuse_unknown(f"{self.name}: apply_async", unknown)
         options = sending.SendOptions(task_id=task_id, idempotency_key=idempotency_key, queue=queue, headers=headers)
-        sent = sending.envelope(self, args, {} if kwargs is None else kwargs, options)
+        return self.start(args, {} if kwargs is None else kwargs, options)
+
+    def start(self, args: Sequence[Any], kwargs: Mapping[str, Any], options: sending.SendOptions) -> AsyncResult[R]:
+        """Send one call. Raises as ``apply_async`` does."""
+        sent = sending.envelope(self, args, kwargs, options)
         return AsyncResult(self._host.send(sent.stream, sent.message, sent.uniques), self._host, sent.stream)
 
     def s(self, /, *args: P.args, **kwargs: P.kwargs) -> Signature:

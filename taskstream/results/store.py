@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from taskstream.connection import PRODUCER, open_pool
 from taskstream.errors import ConfigError
 from taskstream.results.base import ResultStore
 from taskstream.results.json_files import JsonFileStore
@@ -35,16 +36,24 @@ def open_store(
         raise ConfigError(f"results: retention {retention!r} has to be more than 0 seconds")
     if fsync not in FSYNC_POLICIES:
         raise ConfigError(f"results: fsync {fsync!r} is unknown, use one of {', '.join(FSYNC_POLICIES)}")
-    scheme, separator, rest = url.partition("://")
-    if separator and scheme in REDIS_SCHEMES:
+    check_url(url)
+    scheme, _, rest = url.partition("://")
+    if scheme in REDIS_SCHEMES:
         return RedisStore(url, retention=retention)
-    if scheme not in ("file", "json") or not rest or "\0" in rest:
-        raise ConfigError(
-            f"results URL {url!r} cannot be used: use file://FOLDER, json://FOLDER, redis://HOST:PORT/DB or null"
-        )
     folder = (base / rest).absolute()
     if scheme == "json":
         return JsonFileStore(folder, retention=retention, fsync=fsync)
     store = SqliteStore(folder, retention=retention, fsync=fsync)
     store.check()
     return store
+
+
+def check_url(url: str) -> None:
+    """Raise ConfigError for a URL that names no result store. Opens nothing."""
+    scheme, separator, rest = url.partition("://")
+    if separator and scheme in REDIS_SCHEMES:
+        open_pool(url, PRODUCER).disconnect()  # connects to nothing
+    elif url != "null" and (scheme not in ("file", "json") or not rest or "\0" in rest):
+        raise ConfigError(
+            f"results URL {url!r} cannot be used: use file://FOLDER, json://FOLDER, redis://HOST:PORT/DB or null"
+        )

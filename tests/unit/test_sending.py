@@ -160,3 +160,47 @@ def test_enqueue_many_into_a_full_queue_tells_which_were_sent(broker: FakeBroker
         app.enqueue_many(task.s(str(number)) for number in range(1200))
     assert [handle.id for handle in caught.value.sent] == [sent.message.id for sent in broker.envelopes]
     assert not isinstance(caught.value, BrokerUnavailable)
+
+
+def test_options_there_are_not_are_named(app: Taskstream, broker: FakeBroker) -> None:
+    task: Any = app.task(thumbnail)
+    with pytest.raises(
+        ValidationError, match=r"^shop\.thumbnail: apply_async: countdown: is not in this release"
+    ) as caught:
+        task.apply_async(("a",), countdown=3, time_limit=5, quue="b")
+    assert "time_limit: is an option of the task: @app.task(hard_timeout=…)" in str(caught.value)
+    assert "quue: there is no such option, only task_id, idempotency_key, queue, headers" in str(caught.value)
+    with pytest.raises(ValidationError, match="set: eta: "):
+        task.s("a").set(eta=5)
+    with pytest.raises(ValidationError, match=r"headers: 'ts-mine': names beginning with ts- are reserved"):
+        task.apply_async(("a",), headers={"ok": 1, "ts-mine": 2})
+    assert not broker.envelopes
+
+
+def test_a_signature_is_sent_by_itself_too(app: Taskstream, broker: FakeBroker) -> None:
+    call = app.task(thumbnail).s("a", size=5).set(queue="big", headers={"a": 1})
+    handles = [call.delay(), call.apply_async(task_id="x", headers={"b": 2})]
+    assert [one.message.id for one in broker.envelopes] == [handle.id for handle in handles]
+    assert {(one.stream, one.message.body) for one in broker.envelopes} == {
+        ("big", b'{"args":["a"],"kwargs":{"size":5}}')
+    }
+    assert [one.message.headers for one in broker.envelopes] == [{"a": 1}, {"b": 2}]
+    assert handles[1].id == "x"
+
+
+@pytest.mark.parametrize("wrong", [3, None, [3], ["a"]], ids=repr)
+def test_what_is_no_call_is_told(app: Taskstream, broker: FakeBroker, wrong: Any) -> None:
+    with pytest.raises(ValidationError, match=r"^enqueue_many: .*give "):
+        app.enqueue_many(wrong)
+    with pytest.raises(ValidationError, match=r"item 1 is <Task shop\.thumbnail>, which is no call"):
+        app.enqueue_many([(task := app.task(thumbnail)).s("a"), task])  # type: ignore[list-item]
+    assert not broker.envelopes
+
+
+@pytest.mark.parametrize("wrong", [5, "", None, "a b"], ids=repr)
+def test_what_is_no_id_or_timeout_is_told(app: Taskstream, wrong: Any) -> None:
+    with pytest.raises(ValidationError, match="is no id of a message"):
+        app.AsyncResult(wrong)
+    for timeout in ("a", float("nan")):
+        with pytest.raises(ValidationError, match="is no number of seconds"):
+            app.AsyncResult("id").get(timeout=timeout)  # type: ignore[arg-type]
