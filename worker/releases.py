@@ -57,11 +57,13 @@ class Releases:
         """Tell what can be told now."""
         while self._waiting and boottime() >= self._next:
             one = self._waiting[0]
-            link = self.link(one.url)
+            link: Link | None = None
             try:
+                link = self.link(one.url)
                 one.group.release(link.call, one.started)
-            except (redis.RedisError, OSError, ConfigError) as error:
-                link.close()
+            except (redis.RedisError, OSError, ConfigError, ValueError) as error:
+                if link is not None:
+                    link.close()
                 if passing(error):
                     self._next = boottime() + self._backoff.next()
                     self._waiting.rotate(-1)

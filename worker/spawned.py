@@ -27,6 +27,10 @@ MAX_REPORT = 64 * 1024
 """Bytes of a report. Names have 200 letters at most and a URL is some more; what is longer is nonsense."""
 
 
+MOST_READS = 4
+"""Reads of 64 KB that one look at the reports takes at most: nobody may keep the supervisor busy with rubbish."""
+
+
 class Child:
     """One worker process and what it told.
 
@@ -51,7 +55,14 @@ class Child:
         self.draining = False
         self.timed_out: float | None = None
         self.first_rss = 0
+        self.deaf_since: float | None = None
+        """Boottime (s) since when it can report no more, although nobody has seen it end."""
+        self.given_up = False
+        """It was killed because it did not stop, or could not be talked to."""
+        self.forced = False
+        """It was killed because the operator would not wait: what ran there is not to blame."""
         self.reports_fd = -1
+        self._told_nonsense = False
         self._log = log
         self._file: IO[bytes] | None = None
         self._orders_fd = -1
@@ -61,7 +72,8 @@ class Child:
         """Start the process with fresh pipes and table. Raises OSError, with nothing left of the attempt."""
         self._rest = b""
         self.config_error = self.worn = self.timed_out = None
-        self.ready = False
+        self.ready = self.given_up = self.forced = self._told_nonsense = False
+        self.deaf_since = None
         theirs: list[int] = []
         try:
             orders_read, self._orders_fd = os.pipe()
@@ -99,13 +111,14 @@ class Child:
                 order = order[os.write(self._orders_fd, order) :]
 
     def read_reports(self, lease_ms: int) -> None:
-        """Take in what the child has told since."""
-        while True:
+        """Take in what the child has told since; the rest of very much is left for the next time."""
+        for _ in range(MOST_READS):
             try:
                 data = os.read(self.reports_fd, 65536)
             except BlockingIOError:
                 return
             if not data:
+                self.deaf_since = self.deaf_since or boottime()
                 return
             *lines, self._rest = (self._rest + data).split(b"\n")
             if len(self._rest) > MAX_REPORT:
@@ -113,12 +126,16 @@ class Child:
                 self._rest = b""
             for line in lines:
                 try:
-                    report = msgspec.json.decode(line, type=orders.Report)
-                except (msgspec.DecodeError, UnicodeDecodeError):
+                    self._hear(msgspec.json.decode(line, type=orders.Report), lease_ms)
+                except Exception:
                     # Code of the application wrote to a descriptor that is not its own.
-                    self._log.warning("Worker process told nonsense", {"worker": self.name, "text": repr(line[:80])})
-                else:
-                    self._hear(report, lease_ms)
+                    self._complain(line)
+
+    def _complain(self, line: bytes) -> None:
+        if not self._told_nonsense:
+            self._told_nonsense = True
+            said = {"worker": self.name, "text": repr(line[:80])}
+            self._log.warning("Worker process told nonsense, more of it will not be mentioned", said)
 
     def _hear(self, report: orders.Report, lease_ms: int) -> None:
         if report.kind == "begin":

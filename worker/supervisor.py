@@ -35,6 +35,12 @@ HEALTHY_S = 30.0
 KILL_MARGIN_S = 12.0
 """How much longer than its grace a stopping child may take before it is killed."""
 
+NOW_S = 10.0
+"""How long a child may take that was told to end at once: to interrupt what runs, and for its last commits."""
+
+DEAF_S = 1.0
+"""How long a child that can report no more may take to end by itself."""
+
 RELEASE_S = 3.0
 """How long the end of a pool waits for a broker that does not answer."""
 
@@ -66,6 +72,7 @@ class Supervisor:
         self._weigh_at = 0.0
         self._fat: set[str] = set()
         self._stopping: float | None = None
+        self._hurried: float | None = None
         self._signals = 0
         self._forced = False
         self._config_error: str | None = None
@@ -132,6 +139,8 @@ class Supervisor:
                 else:
                     key.data.read_reports(self._lease_ms)
                     self._was_ready |= key.data.ready
+                    if key.data.deaf_since is not None:
+                        self._selector.unregister(key.fileobj)  # it would be ready for ever
 
     def _pause(self) -> float:
         now = boottime()
@@ -146,6 +155,8 @@ class Supervisor:
     def _ask_to_stop(self, asked: int) -> None:
         if self._stopping is None:
             self._stopping = boottime()
+        if asked > 1 and self._hurried is None:
+            self._hurried = boottime()
         if self._config_error is None:
             self._log.info("Pool stops" if asked == 1 else "Pool stops now")
         for child in self._children:
@@ -171,7 +182,8 @@ class Supervisor:
             if process is None or process.poll() is None:
                 continue
             child.read_reports(self._lease_ms)
-            self._selector.unregister(child.reports_fd)
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(child.reports_fd)
             self._forced |= self._stopping is not None and process.returncode != EXIT_OK
             killed = child.timed_out is not None and process.returncode == -signal.SIGKILL
             if boottime() - child.started_at > HEALTHY_S:
@@ -205,7 +217,7 @@ class Supervisor:
     def _speak_for_dead(self, child: Child, killed: bool) -> None:
         """Give its leases up, so that nobody waits for them to run out, and count what had started."""
         started: dict[int, dict[str, str]] = {}
-        for one in child.started():
+        for one in child.started() if not child.forced else ():
             # One that ended just before the process was killed for it is not here any more, and nobody is to blame.
             if not killed:
                 started.setdefault(one.membership, {})[one.message_id] = ""
@@ -290,17 +302,33 @@ class Supervisor:
                 continue
             if boottime() - child.table.last_beat() < stale or not is_running(child.process.pid):
                 continue
-            for url, group in child.groups.values():
-                link = self._releases.link(url)
+            for number, (url, group) in list(child.groups.items()):
+                link = None
                 try:
+                    link = self._releases.link(url)
                     group.renew(link.call)
                 except (redis.RedisError, OSError):
-                    link.close()
+                    if link is not None:
+                        link.close()
+                except Exception as error:
+                    # No code of the application that wrote a report of its own may end the supervisor.
+                    del child.groups[number]
+                    self._log.error("Worker process told of a lease that cannot be", {"worker": child.name}, exc=error)
 
     def _kill_unstoppable(self) -> None:
-        if self._stopping is None or boottime() < self._stopping + self._options.grace + KILL_MARGIN_S:
-            return
+        now = boottime()
+        late = self._stopping is not None and now >= self._stopping + self._options.grace + KILL_MARGIN_S
+        hurried = self._hurried is not None and now >= self._hurried + NOW_S
         for child in self._children:
-            if child.process is not None:
-                self._log.error("Worker process does not stop, killing it", {"worker": child.name})
-                child.process.kill()
+            if child.process is None or child.given_up:
+                continue
+            if late or hurried:
+                problem = "Worker process does not stop, killing it"
+            elif child.deaf_since is not None and now >= child.deaf_since + DEAF_S:
+                problem = "Worker process has closed the pipe it reports over, killing it"
+            else:
+                continue
+            child.given_up = True
+            child.forced = hurried
+            self._log.error(problem, {"worker": child.name, "pid": child.process.pid})
+            child.process.kill()
