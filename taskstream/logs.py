@@ -62,20 +62,28 @@ def _escape_key(key: str) -> str:
     return _UNSAFE_KEY.sub(_escape_one, key)
 
 
+_name_of = type.__dict__["__name__"].__get__
+
+
+def type_name(value: object) -> str:
+    """The name of the class of ``value``, past whatever a metaclass makes of it."""
+    return str(_name_of(type(value)))
+
+
 def _plain(value: object) -> str:
-    """``str(value)`` that cannot fail."""
+    """``str(value)`` that cannot fail, whatever code the value brings along."""
     try:
         return str(value)
-    except Exception as error:
-        return f"<{type(value).__name__} that cannot be shown: {type(error).__name__}>"
+    except BaseException as error:
+        return f"<{type_name(value)} that cannot be shown: {type_name(error)}>"
 
 
 def _error_fields(exc: BaseException) -> dict[str, object]:
     try:
         text = "".join(traceback.format_exception(exc))
-    except Exception as error:  # an exception whose own __str__ or __cause__ misbehaves
-        text = f"<traceback that cannot be shown: {type(error).__name__}>"
-    return {"error.type": type(exc).__name__, "error.message": _plain(exc), "error.traceback": text}
+    except BaseException as error:  # an exception whose own __str__ or __cause__ misbehaves
+        text = f"<traceback that cannot be shown: {type_name(error)}>"
+    return {"error.type": type_name(exc), "error.message": _plain(exc), "error.traceback": text}
 
 
 class Entry:

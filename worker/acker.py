@@ -60,7 +60,10 @@ class Acker:
         gevent.spawn(self._run)
 
     def put(self, job: Job) -> None:
-        """Hand over a job whose ``move`` is decided."""
+        """Hand over a job whose ``move`` is decided; again is of no effect."""
+        if job.handed:
+            return
+        job.handed = True
         self._done.append(job)
         if not self._busy:
             self._busy = True

@@ -13,65 +13,94 @@ from taskstream.results.base import Failure
 from . import outcomes
 from .membership import Job, Membership
 
+MAX_DEATHS = 2**31 - 1
+"""More than that a header cannot say."""
+
 if TYPE_CHECKING:
     from .consumer import Consumer
 
 
 def accept(consumer: Consumer, membership: Membership, entries: Sequence[Entry], *, run: bool = True) -> None:
     """Make jobs of ``entries`` that ``consumer`` now holds; give them back if not ``run``."""
+    for entry in entries:
+        try:
+            _accept(consumer, membership, entry, run)
+        except Exception as error:
+            _bury_strange(consumer, membership, entry, error)
+
+
+def _bury_strange(consumer: Consumer, membership: Membership, entry: Entry, error: Exception) -> None:
+    """What cannot even be looked at must not stay held: it would wait here for as long as the process lives."""
+    at = (entry.from_again, entry.entry_id)
+    known = membership.jobs.get(at)
+    if known is not None and known.handed:
+        return
+    stream, group = consumer.subscription.stream, consumer.subscription.group
+    message = known.delivery.message if known is not None else Message(f"entry-{entry.entry_id}", "", b"")
+    job = Job(membership, Delivery(message, stream, group, entry.entry_id, entry.times, entry.from_again), None)
+    membership.jobs[at] = job
+    told = outcomes.describe(error)
+    outcomes.bury_unreadable(
+        job, entry.fields, f"cannot be handled: {told.type}: {told.message}", consumer.around.worker
+    )
+    consumer.around.log.error("Message cannot be handled: dead letter", _about(job), exc=error)
+    consumer.acker.put(job)
+
+
+def _accept(consumer: Consumer, membership: Membership, entry: Entry, run: bool) -> None:
     around, subscription = consumer.around, consumer.subscription
     stream, group = subscription.stream, subscription.group
     jobs, slots, queue, acker = membership.jobs, around.slots, around.queue, consumer.acker
-    for entry in entries:
-        if (entry.from_again, entry.entry_id) in jobs:
-            continue  # handed out once more to the same consumer: an operator has set the group back
-        unreadable = None
-        try:
-            message = from_fields(entry.fields)
-        except InvalidMessage as error:
-            unreadable = str(error)
-            message = Message(f"entry-{entry.entry_id}", "", b"")
-        deaths = entry.deaths
-        if message.headers and DEATHS_HEADER in message.headers:
-            known = message.headers[DEATHS_HEADER]
-            deaths = max(deaths, known) if isinstance(known, int) else deaths
-        delivery = Delivery(
-            message, stream, group, entry.entry_id, message.deliveries + entry.times, entry.from_again, deaths
-        )
-        handler = subscription.handler_for(message.name)
-        job = Job(membership, delivery, handler)
-        job.overran = bool(entry.why)
-        jobs[entry.from_again, entry.entry_id] = job
-        if unreadable is not None:
-            outcomes.bury_unreadable(job, entry.fields, unreadable, around.worker)
-            around.log.error("Entry is no Taskstream message: dead letter", {**_about(job), "reason": unreadable})
-            acker.put(job)
-        elif entry.why and handler is not None:
-            outcomes.fail(job, TimeLimitExceeded(entry.why), around.worker, around.keep_results)
-            said = {**_about(job), "reason": entry.why}
-            if job.move == "r":
-                around.log.warning("FAILED, will be tried again", {**said, "retry.delay": job.delay_ms / 1000})
-            else:
-                around.log.error("FAILED", said)
-            acker.put(job)
-        elif not run:
-            outcomes.give_back(job, started=False)
-            acker.put(job)
-        elif handler is None:
-            if outcomes.put_back_unknown(job, around.worker, around.keep_results):
-                around.log.warning("No handler for this message here, put back", _about(job))
-            else:
-                around.log.error("No handler for this message anywhere: dead letter", _about(job))
-            acker.put(job)
-        elif deaths >= handler.settings.max_deliveries:
-            reason = f"{deaths} worker processes died while it ran"
-            outcomes.bury(job, Failure("WorkerDied", reason), around.worker, around.keep_results)
-            around.log.error("Poison message: dead letter", {**_about(job), "deaths": deaths})
-            acker.put(job)
+    if (entry.from_again, entry.entry_id) in jobs:
+        return  # handed out once more to the same consumer: an operator has set the group back
+    unreadable = None
+    try:
+        message = from_fields(entry.fields)
+    except InvalidMessage as error:
+        unreadable = str(error)
+        message = Message(f"entry-{entry.entry_id}", "", b"")
+    deaths = entry.deaths
+    if message.headers and DEATHS_HEADER in message.headers:
+        known = message.headers[DEATHS_HEADER]
+        # Anybody can have written it.
+        deaths = max(deaths, min(known, MAX_DEATHS)) if isinstance(known, int) else deaths
+    delivery = Delivery(
+        message, stream, group, entry.entry_id, message.deliveries + entry.times, entry.from_again, deaths
+    )
+    handler = subscription.handler_for(message.name)
+    job = Job(membership, delivery, handler)
+    job.overran = bool(entry.why)
+    jobs[entry.from_again, entry.entry_id] = job
+    if unreadable is not None:
+        outcomes.bury_unreadable(job, entry.fields, unreadable, around.worker)
+        around.log.error("Entry is no Taskstream message: dead letter", {**_about(job), "reason": unreadable})
+        acker.put(job)
+    elif entry.why and handler is not None:
+        outcomes.fail(job, TimeLimitExceeded(entry.why), around.worker, around.keep_results)
+        said = {**_about(job), "reason": entry.why}
+        if job.move == "r":
+            around.log.warning("FAILED, will be tried again", {**said, "retry.delay": job.delay_ms / 1000})
         else:
-            consumer.active += 1
-            slots.used += 1
-            queue.put(job)
+            around.log.error("FAILED", said)
+        acker.put(job)
+    elif not run:
+        outcomes.give_back(job, started=False)
+        acker.put(job)
+    elif handler is None:
+        if outcomes.put_back_unknown(job, around.worker, around.keep_results):
+            around.log.warning("No handler for this message here, put back", _about(job))
+        else:
+            around.log.error("No handler for this message anywhere: dead letter", _about(job))
+        acker.put(job)
+    elif deaths >= handler.settings.max_deliveries:
+        reason = f"{deaths} worker processes died while it ran"
+        outcomes.bury(job, Failure("WorkerDied", reason), around.worker, around.keep_results)
+        around.log.error("Poison message: dead letter", {**_about(job), "deaths": deaths})
+        acker.put(job)
+    else:
+        consumer.active += 1
+        slots.used += 1
+        queue.put(job)
 
 
 def _about(job: Job) -> dict[str, object]:

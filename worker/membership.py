@@ -16,6 +16,7 @@ from .clock import boottime
 
 if TYPE_CHECKING:
     from .consumer import Consumer
+    from .executor import Lane
 
 
 class Membership:
@@ -64,13 +65,16 @@ class Job:
 
     ``move`` says how it ends: ``a`` ack, ``r`` retry after ``delay_ms`` as ``payload``, ``g`` give back as
     ``payload``, ``d`` dead letter ``payload``. ``overran``: it was handed out because its process was ended over it,
-    for which nobody ever counts a death.
+    for which nobody ever counts a death. ``handed``: its end is decided and the acker's, nobody changes it any more.
+    ``lane`` is where it was started.
     """
 
     __slots__ = (
         "delay_ms",
         "delivery",
+        "handed",
         "handler",
+        "lane",
         "membership",
         "move",
         "outcome",
@@ -89,5 +93,7 @@ class Job:
         self.payload = ""
         self.started_ms = 0
         self.overran = False
+        self.handed = False
+        self.lane: Lane | None = None
         self.outcome: Outcome | None = None
         self.successors: tuple[Successor, ...] = ()

@@ -10,12 +10,13 @@ import json
 import random
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from taskstream.errors import InvalidMessage, Shutdown, TimeLimitExceeded
 from taskstream.handler import Settings
+from taskstream.logs import type_name
 from taskstream.message import DEATHS_HEADER, UNKNOWN_HEADER, Delivery, Message, fields_json
 from taskstream.results.base import FAILURE, RETRY, SUCCESS, Failure, Outcome
 from taskstream.retry import backoff_delay
@@ -31,6 +32,8 @@ UNKNOWN_BACKOFF_MAX_S = 120.0
 
 _NULL = msgspec.Raw(b"null")
 _TRACEBACK_LIMIT = 64 * 1024
+_MESSAGE_LIMIT = 64 * 1024
+_NAME_LIMIT = 200
 
 
 def now_ms() -> int:
@@ -96,7 +99,8 @@ def put_back_unknown(job: Job, worker: str, keep: bool) -> bool:
     message = job.delivery.message
     headers = dict(message.headers or {})
     count = headers.get(UNKNOWN_HEADER, 0)
-    count = count if isinstance(count, int) else MAX_UNKNOWN
+    # Anybody can have written it.
+    count = count if isinstance(count, int) and 0 <= count < MAX_UNKNOWN else MAX_UNKNOWN
     if count >= MAX_UNKNOWN:
         bury(job, Failure("UnknownHandler", f"no handler is called {message.name!r}"), worker, keep)
         return False
@@ -121,15 +125,22 @@ def bury(job: Job, failure: Failure, worker: str, keep: bool) -> None:
 
 
 def describe(error: BaseException) -> Failure:
-    """Type, text and traceback of an exception, each bounded."""
-    text = "".join(traceback.format_exception(error))
-    if len(text) > _TRACEBACK_LIMIT:
-        text = f"{text[: _TRACEBACK_LIMIT // 2]}\n…\n{text[-_TRACEBACK_LIMIT // 2 :]}"
+    """Type, text and traceback of an exception, each bounded. Never raises, whatever code the exception brings."""
+    return Failure(
+        _safe(type_name(error)[:_NAME_LIMIT]),
+        _told("text", lambda: str(error), _MESSAGE_LIMIT),
+        _told("traceback", lambda: "".join(traceback.format_exception(error)), _TRACEBACK_LIMIT),
+    )
+
+
+def _told(what: str, tell: Callable[[], str], limit: int) -> str:
     try:
-        message = str(error)
+        text = tell()
+        if len(text) > limit:
+            text = f"{text[: limit // 2]}\n…\n{text[-limit // 2 :]}"
+        return _safe(text)
     except BaseException as broken:
-        message = f"(its text cannot be had: {type(broken).__name__})"
-    return Failure(type(error).__name__, _safe(message), _safe(text))
+        return f"(its {what} cannot be had: {type_name(broken)})"
 
 
 def letter(job: Job, failure: Failure, worker: str) -> str:
@@ -226,4 +237,4 @@ def _outcome(job: Job, state: str, worker: str, value: msgspec.Raw, error: Failu
 
 
 def _safe(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
+    return str.encode(text, "utf-8", "backslashreplace").decode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import msgspec
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from taskstream.errors import InvalidMessage, Shutdown, TimeLimitExceeded
 from taskstream.handler import Handler, Settings
-from taskstream.message import DEATHS_HEADER, Delivery, Message, from_fields_json
+from taskstream.message import DEATHS_HEADER, UNKNOWN_HEADER, Delivery, Message, from_fields_json
 from taskstream.results.base import Failure, Outcome
 from taskstream_worker import outcomes
 from taskstream_worker.membership import Job, Membership
@@ -194,6 +194,16 @@ def circular() -> BaseException:
     return first
 
 
+def noted() -> BaseException:
+    class Notes(list[str]):
+        def __iter__(self) -> Iterator[str]:
+            raise SystemExit(3)
+
+    error = ValueError("a")
+    error.__notes__ = Notes(["n"])
+    return error
+
+
 def long() -> BaseException:
     return ValueError("x" * 1_000_000)
 
@@ -207,6 +217,8 @@ WEIRD: dict[str, tuple[Callable[[], BaseException], str]] = {
     "control": (lambda: ValueError("a\0\n\x1b[31m"), "a\0\n\x1b[31m"),
     "group": (grouped, "several (2 sub-exceptions)"),
     "circle": (circular, "a"),
+    "syntax": (lambda: SyntaxError("m", ("file", 1, "abc", "text")), "m (file, line 1)"),  # type: ignore[arg-type]
+    "notes": (noted, "a"),
     "bytes": (lambda: ValueError(b"\xff"), "b'\\xff'"),
 }
 
@@ -234,6 +246,17 @@ def test_a_traceback_is_bounded_and_keeps_both_ends() -> None:
     assert len(found.traceback) < 70_000
     assert found.traceback.startswith("Traceback") and "\n…\n" in found.traceback
     assert "in deep" in found.traceback
+
+
+def test_the_text_of_an_error_is_bounded() -> None:
+    assert len(outcomes.describe(long()).message) < 70_000
+
+
+@pytest.mark.parametrize("count", [-(10**400), 10**400, 1e300, -1, True, "1", None])
+def test_how_often_a_name_was_unknown_can_be_forged(count: object) -> None:
+    made = job(Message("m1", "h", b"{}", {UNKNOWN_HEADER: count}))
+    assert outcomes.put_back_unknown(made, "w", True) is (count is True)
+    assert made.move == ("r" if count is True else "d") and made.payload
 
 
 @given(st.text())
