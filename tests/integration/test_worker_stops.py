@@ -13,6 +13,33 @@ from jobs import Jobs
 
 from taskstream import keys
 
+PIPES = """
+
+def pipes():
+    for fd in range(3, 100):
+        try:
+            if os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:"):
+                yield fd
+        except OSError:
+            pass
+
+"""
+CLOSES = f"""{PIPES}
+@app.task
+def closes() -> None:
+    for fd in pipes():
+        os.close(fd)
+"""
+FORGES = f"""{PIPES}
+@app.task
+def forges() -> None:
+    for fd in pipes():
+        try:
+            os.write(fd, b'{{"kind":"begin","number":99,"stream":"s","group":"g","consumer":"c","url":"no://x"}}\\n')
+        except OSError:
+            pass
+"""
+
 
 @pytest.fixture
 def jobs(tmp_path: Path, broker_url: str, start_cli: Callable[..., Started]) -> Jobs:
@@ -73,6 +100,48 @@ def test_a_second_signal_interrupts_and_gives_back(jobs: Jobs) -> None:
     assert [(found.state, found.delivery, found.attempts) for found in map(jobs.outcome, ids)] == [
         ("SUCCESS", 2, 1)
     ] * 2
+
+
+def test_a_second_signal_ends_c_code_too_and_blames_nobody(jobs: Jobs) -> None:
+    # Given C code that holds the interpreter, so that its process hears no order
+    pool = jobs.pool("--grace", "100")
+    message_id = jobs.send("hog", 60)
+    eventually(lambda: jobs.runs("hog"))
+    stopped = time.monotonic()
+    pool.send(signal.SIGTERM)
+    eventually(lambda: "Pool stops" in pool.output)
+    pool.send(signal.SIGTERM)
+    # Then it is killed long before the grace time ends, once, and the message waits for its next run
+    assert pool.wait(30) == 1
+    assert time.monotonic() - stopped < 25
+    assert pool.output.count("does not stop, killing it") == 1
+    assert jobs.found(message_id) is None
+    assert jobs.broker.client.exists(keys.deaths("jobs", "taskstream")) == 0
+
+
+def test_a_process_that_closes_its_pipes_is_replaced(jobs: Jobs) -> None:
+    with open(jobs.folder / "jobs.py", "a") as file:
+        file.write(CLOSES)
+    pool = jobs.pool()
+    jobs.send("closes")
+    eventually(lambda: pool.output.count("Worker starts") == 2)
+    assert pool.output.count("has closed the pipe it reports over, killing it") == 1
+    jobs.outcome(jobs.send("add", 1, 2))
+    pool.send(signal.SIGTERM)
+    assert pool.wait(10) == 0
+
+
+def test_a_forged_report_does_not_end_the_supervisor(jobs: Jobs) -> None:
+    with open(jobs.folder / "jobs.py", "a") as file:
+        file.write(FORGES)
+    pool = jobs.pool(lease=1)
+    jobs.outcome(jobs.send("forges"))
+    jobs.send("hog", 2)
+    # Its heartbeat stands still, so that the supervisor renews for it
+    eventually(lambda: "told of a lease that cannot be" in pool.output)
+    jobs.outcome(jobs.send("add", 1, 2))
+    pool.send(signal.SIGTERM)
+    assert pool.wait(10) == 0
 
 
 def test_what_runs_longer_than_the_grace_time_is_interrupted(jobs: Jobs) -> None:

@@ -69,6 +69,14 @@ def test_nonsense_in_one_groups_keys_keeps_nothing_from_the_others(releases: Rel
     assert first.tries == 1 and second.started and releases.next is None
 
 
+def test_a_url_that_cannot_be_used_keeps_nothing_from_the_others(releases: Releases) -> None:
+    forged, second = Group(), Group()
+    releases.add("w.1", "nonsense://x", cast(ConsumerGroup, forged), {})
+    add(releases, second)
+    releases.turn()
+    assert forged.tries == 0 and second.started and releases.next is None
+
+
 def test_the_end_does_not_wait_for_ever(releases: Releases) -> None:
     add(releases, Group(*[redis.ConnectionError("gone")] * 1000))
     began = time.monotonic()

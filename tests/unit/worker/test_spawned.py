@@ -70,6 +70,31 @@ def test_nonsense_on_the_pipe_hurts_nobody(child: Child, pipe: int) -> None:
     assert child.ready
 
 
+def test_a_flood_of_nonsense_is_one_line_and_one_look_takes_a_part(
+    child: Child, pipe: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(child, "_log", type("Log", (), {"warning": lambda self, *what: told.append(what)})())
+    for _ in range(3):
+        os.write(pipe, b"\n" * 1000)
+        child.read_reports(1000)
+    assert len(told) == 1
+    reads: list[int] = []
+    monkeypatch.setattr(spawned.os, "read", lambda fd, size: reads.append(size) or b"\n")
+    child.read_reports(1000)
+    assert len(reads) == spawned.MOST_READS
+
+
+def test_the_end_of_the_pipe_is_noticed(child: Child) -> None:
+    child.reports_fd, write = os.pipe()
+    os.set_blocking(child.reports_fd, False)
+    child.read_reports(1000)
+    assert child.deaf_since is None
+    os.close(write)
+    child.read_reports(1000)
+    assert child.deaf_since is not None
+
+
 def test_a_process_that_cannot_be_started_leaves_nothing(child: Child, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: Any, **options: Any) -> None:
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
