@@ -205,7 +205,7 @@ def translate(error: Exception, where: str, *, sent: bool, touched: Sequence[str
             problem = f"broker {where}: {which} holds another kind of value"
             return WrongKind(f"{problem}: find out who writes to it, and delete or rename that key")
         return ConfigError(f"broker {where} refused a command: {text}")
-    text = error_text(error) or type(error).__name__
+    text = error_text(error).rstrip(".") or type(error).__name__
     return BrokerUnavailable(f"broker {where} cannot be reached: {text}{_doubt(error, where, sent)}", maybe_sent=sent)
 
 

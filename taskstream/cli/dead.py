@@ -13,7 +13,7 @@ from taskstream.cli.broker_choice import broker_option, connected
 from taskstream.cli.letter_text import COLUMNS, brief, complete, row, text_of
 from taskstream.cli.names import resolve
 from taskstream.cli.numbers import Duration, Whole
-from taskstream.cli.output import json_option, note, print_json, print_pages, print_stream, shown
+from taskstream.cli.output import age, json_option, note, print_json, print_pages, print_stream, shown
 from taskstream.cli.progress import progress
 from taskstream.cli.target import find_target, target_options
 from taskstream.errors import TaskstreamError
@@ -76,14 +76,15 @@ def list_(
     name: str, app: str | None, config_files: str | None, broker: str | None, as_json: bool, **filters: Any
 ) -> int:
     """The dead letters of a queue or event, those that died first on top."""
+    wanted = _filter(filters)
     with _letters(name, app, config_files, broker) as (label, letters, now_ms):
-        pages = (page.letters for page in letters.find(_filter(filters), now_ms))
+        pages = (page.letters for page in letters.find(wanted, now_ms))
         if as_json:
             print_stream(brief(letter) for page in pages for letter in page)
             return DONE
         shown_any = print_pages(COLUMNS, ([row(letter, now_ms) for letter in page] for page in pages))
     if not shown_any:
-        note(f"no dead letter of {label}" + (" fits" if any(filters.values()) else ""))
+        note(f"no dead letter of {label}" + (" fits" if any(value is not None for value in filters.values()) else ""))
     return DONE
 
 
@@ -192,8 +193,14 @@ def _letters(
 
 
 def _filter(filters: dict[str, Any]) -> Filter:
+    """Raises click.UsageError for one that nothing can fit."""
     from taskstream.broker.letters import Filter
 
+    since, older_than = filters["since"], filters["older_than"]
+    if since is not None and older_than is not None and older_than > since:
+        raise click.UsageError(
+            f"no letter can have died at most {age(since)} (--since) and at least {age(older_than)} (--older-than) ago"
+        )
     return Filter(filters["error"], filters["task"], filters["since"], filters["older_than"], filters["limit"])
 
 
@@ -262,7 +269,8 @@ class _Work:
             if self._gone:
                 note(f"{_number(self._gone)} had been requeued or purged by somebody else meanwhile")
             if self._refused > SAID:
-                note(f"{self._refused - SAID} more were refused")
+                more = self._refused - SAID
+                note(f"{more} more {'were' if more != 1 else 'was'} refused")
         status = _tell_missing(self._label, self._missing)
         return FAILED if self._refused or (self._ids and self._gone) else status
 
@@ -286,5 +294,6 @@ def _tell_missing(label: str, missing: list[str]) -> int:
     for message_id in missing[:SAID]:
         note(f"no dead letter {shown(message_id)!r} of {label}")
     if len(missing) > SAID:
-        note(f"{len(missing) - SAID} more ids have none")
+        more = len(missing) - SAID
+        note(f"{more} more id{'s have' if more != 1 else ' has'} none")
     return FAILED if missing else DONE

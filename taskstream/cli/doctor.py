@@ -35,6 +35,8 @@ def doctor(app: str | None, config_files: str | None, broker: str | None, result
     from taskstream.doctor import PROBLEM, examine_broker, within
 
     target = find_target(app, config_files)
+    if results:
+        chosen_store(app, config_files, results)[0].close()  # what was asked for and is none is bad usage, no finding
     found: list[Finding] = []
 
     def tell(findings: Iterator[Finding]) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from taskstream.cli.broker_choice import broker_option, connected
 from taskstream.cli.output import age, json_option, moment, note, print_json, print_table, shown
-from taskstream.cli.sources import chosen_store, results_option, streams_of
+from taskstream.cli.sources import chosen_store, need_folder, results_option, streams_of
 from taskstream.cli.target import find_target, target_options
 from taskstream.errors import TaskstreamError
 
@@ -100,6 +101,9 @@ def workers(app: str | None, config_files: str | None, broker: str | None, as_js
         ],
         [_worker_row(worker, now_ms) for worker in found],
     )
+    for worker in found:
+        if worker.reason:
+            click.echo(f"{shown(worker.name)} {worker.state}: {shown(worker.reason)}")
     return DONE
 
 
@@ -114,6 +118,9 @@ def result(message_id: str, app: str | None, config_files: str | None, results: 
 
     store, source = chosen_store(app, config_files, results)
     note(f"results {display_url(store.url)} ({source})")
+    scheme, _, folder = store.url.partition("://")
+    if scheme in ("file", "json"):
+        need_folder("results", Path(folder))
     try:
         outcomes = store.read(message_id)
     finally:
@@ -148,7 +155,7 @@ def _worker_row(worker: WorkerView, now_ms: int) -> list[object]:
         worker.name,
         worker.host,
         worker.pid,
-        f"{worker.state}: {worker.reason}" if worker.reason else worker.state,
+        worker.state,
         f"{worker.running}/{worker.concurrency}",
         worker.processed,
         worker.failed,

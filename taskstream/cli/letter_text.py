@@ -61,14 +61,16 @@ def complete(letter: DeadLetter) -> dict[str, Any]:
 
 def text_of(letter: DeadLetter) -> str:
     """One block of lines."""
-    lines = [("id", letter.id)]
+    died_before = "process" if letter.deaths == 1 else "processes"
     rows: list[tuple[str, object]] = [
+        ("id", letter.id),
         ("handler", letter.handler),
         ("name", letter.name),
         ("error", f"{letter.error.type}: {letter.error.message}".removesuffix(": ")),
+        *(("", line) for line in letter.error.traceback.splitlines()),
         ("attempts", letter.attempts),
         ("deliveries", letter.deliveries),
-        ("deaths", f"{letter.deaths} worker processes died under it" if letter.deaths else None),
+        ("deaths", f"{letter.deaths} worker {died_before} died under it" if letter.deaths else None),
         ("sent", moment(letter.sent_ms)),
         ("died", moment(letter.died_ms)),
         ("worker", letter.worker or None),
@@ -84,9 +86,7 @@ def text_of(letter: DeadLetter) -> str:
     for past in letter.history():
         what = f"{past.type}: {past.message}".removesuffix(": ")
         rows.append(("before", f"{moment(past.at)} {what} (attempts {past.attempts}, deliveries {past.deliveries})"))
-    lines += [(name, shown(value)) for name, value in rows if value is not None]
-    lines += [("", shown(line)) for line in letter.error.traceback.splitlines()]
-    return "".join(f"{name:<12}{value}".rstrip() + "\n" for name, value in lines)
+    return "".join(f"{name:<12}{shown(value)}".rstrip() + "\n" for name, value in rows if value is not None)
 
 
 def _headers(headers: dict[str, Any] | None) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
-from taskstream.logs import LEVELS
+from taskstream.errors import ConfigError
+from taskstream.logs import FORMATS, LEVELS
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -33,3 +34,12 @@ def log_level() -> str | None:
 def log_format() -> str | None:
     """TASKSTREAM_LOG_FORMAT; None leaves it to the configuration."""
     return os.environ.get("TASKSTREAM_LOG_FORMAT") or None
+
+
+def check_log_variables() -> None:
+    """Raises ConfigError for what neither variable may be; every command looks, whether it logs or not."""
+    level, text_format = log_level(), log_format()
+    if level is not None and level.upper() not in LEVELS:
+        raise ConfigError(f"TASKSTREAM_LOG_LEVEL {level!r} is no level: use {', '.join(LEVELS)}")
+    if text_format is not None and text_format not in FORMATS:
+        raise ConfigError(f"TASKSTREAM_LOG_FORMAT {text_format!r} is no format: use {' or '.join(FORMATS)}")

@@ -90,6 +90,9 @@ class LazyGroup(click.Group):
 @click.version_option(__version__, prog_name="taskstream", message="%(prog)s %(version)s")
 def cli() -> None:
     """Tasks and event apps on Redis streams."""
+    from taskstream.cli.log_options import check_log_variables
+
+    check_log_variables()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -34,6 +34,7 @@ def create(config_files: str | None, output_file: Path) -> int:
     document = document_of(load(need_target(None, config_files)))
     write_whole(output_file.resolve(), dump(document))
     _print_info(document)
+    click.echo(f"Written to {output_file}")
     return DONE
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
@@ -10,14 +13,17 @@ import click
 from taskstream.cli.broker_choice import broker_option, choose
 from taskstream.cli.facts import broker_said_by
 from taskstream.cli.output import age, json_option, note, print_json, print_table
+from taskstream.cli.sources import need_folder
 from taskstream.cli.target import Target
 from taskstream.errors import ConfigError, TaskstreamError
+from taskstream.logs import ROOT
 
 if TYPE_CHECKING:
     from taskstream.app.core import Taskstream
     from taskstream.outbox import Outbox
 
 DONE = 0
+WAITS = "Outbox waits for the broker: "
 
 app_option = click.option("-A", "--app", metavar="MODULE:APP", required=True, help="The app, such as shop.tasks:app.")
 
@@ -65,14 +71,33 @@ def flush(app: str, broker: str | None) -> int:
     loaded.override(broker_url=choice.url)
     box = _outbox_of(loaded, app)
     before = sum(one.messages for one in box.waiting())
-    state = box.flush()
+    with _logged_as_notes():
+        state = box.flush()
     left = sum(one.messages for one in box.waiting())
     click.echo(f"sent {max(0, before - left)}, {left} waiting")
     if state is State.ELSEWHERE:
         raise TaskstreamError("a process of the app is sending: nothing to do")
     if left:
-        raise TaskstreamError(f"not all could be sent: {box.trouble or 'more came meanwhile'}")
+        raise TaskstreamError(f"not all could be sent: {box.trouble.removeprefix(WAITS) or 'more came meanwhile'}")
     return DONE
+
+
+class _Notes(logging.Handler):
+    """What sending logs, apart from why something still waits: the command says that in the end."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not record.getMessage().startswith("Outbox waits"):
+            note(record.getMessage())
+
+
+@contextmanager
+def _logged_as_notes() -> Iterator[None]:
+    handler, logger = _Notes(logging.WARNING), logging.getLogger(ROOT)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _load(app: str) -> Taskstream:
@@ -86,4 +111,5 @@ def _outbox_of(loaded: Taskstream, app: str) -> Outbox:
     if found is None:
         raise ConfigError(f"{app} has no outbox: give it one with Taskstream(…, outbox='file://outbox')")
     note(f"outbox {found.path}")
+    need_folder("outbox", found.path.parent)
     return found

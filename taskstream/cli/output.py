@@ -14,6 +14,8 @@ import msgspec
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+_ANY_WIDTH = 100_000
+
 
 def json_option(function: Function) -> Function:
     """Adds ``--json`` (parameter ``as_json``)."""
@@ -35,15 +37,15 @@ def print_json(value: object) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows under headings: a drawn table on a terminal, aligned plain lines elsewhere.
+    """Print rows under headings: a drawn table on a terminal, aligned plain lines elsewhere, and on a terminal that is
+    too narrow: an id or a name that is broken over lines can be neither read nor copied.
 
     A column whose heading starts with ``>`` is aligned to the right. None is shown as ``-``.
     """
     right = [column.startswith(">") for column in columns]
     heads = [column.removeprefix(">") for column in columns]
     cells = [[shown(value) for value in row] for row in rows]
-    if sys.stdout.isatty():
-        _draw(heads, right, cells)
+    if sys.stdout.isatty() and _draw(heads, right, cells):
         return
     widths = [max(len(row[index]) for row in [heads, *cells]) for index in range(len(heads))]
     _print_lines([heads, *cells], widths, right)
@@ -96,10 +98,10 @@ def moment(ms: int) -> str:
 
 
 def shown(value: object) -> str:
-    """``value`` as text for a cell; characters that could steer a terminal become ``?``."""
+    """``value`` as text for a cell; a line end becomes ``\\n``, other characters that could steer a terminal ``?``."""
     if value is None:
         return "-"
-    return "".join(char if char.isprintable() else "?" for char in str(value))
+    return "".join(char if char.isprintable() else "\\n" if char == "\n" else "?" for char in str(value))
 
 
 def age(seconds: float | None) -> str | None:
@@ -114,7 +116,8 @@ def age(seconds: float | None) -> str | None:
     return f"{seconds / 86400:.0f}d"
 
 
-def _draw(heads: list[str], right: list[bool], cells: list[list[str]]) -> None:
+def _draw(heads: list[str], right: list[bool], cells: list[list[str]]) -> bool:
+    """Draw a table, unless the terminal is too narrow for it; return whether it was drawn."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -122,7 +125,11 @@ def _draw(heads: list[str], right: list[bool], cells: list[list[str]]) -> None:
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for head, to_right in zip(heads, right, strict=True):
-        table.add_column(head, justify="right" if to_right else "left", overflow="fold")
+        table.add_column(head, justify="right" if to_right else "left", no_wrap=True)
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    if console.measure(table, options=console.options.update(width=_ANY_WIDTH)).maximum > console.width:
+        return False
+    console.print(table)
+    return True

@@ -9,6 +9,10 @@ from taskstream.cli.facts import broker_said_by
 from taskstream.cli.log_options import log_format, log_level_option
 from taskstream.cli.numbers import Seconds, Whole
 from taskstream.cli.target import need_target, target_options
+from taskstream.keys import NAME_PATTERN
+
+NAME_MOST = 100
+"""Characters of a name's prefix: numbers follow it."""
 
 
 def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> list[str] | None:
@@ -19,6 +23,14 @@ def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
     if not names:
         raise click.BadParameter("names of queues, separated by commas", ctx, param)
     return names
+
+
+def _prefix(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Raises click.BadParameter for what can be no prefix of a worker's name."""
+    if value is not None and (not NAME_PATTERN.fullmatch(value) or len(value) > NAME_MOST):
+        text = f"{value!r} can be no name: use letters, digits and . _ : - (at most {NAME_MOST})"
+        raise click.BadParameter(text, ctx, param)
+    return value
 
 
 @click.command()
@@ -33,7 +45,7 @@ def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
     type=Whole(1, 10_000),
     help="Messages at a time in one process.",
 )
-@click.option("-n", "--name", help="Prefix of the processes' names [default: made of host and pid].")
+@click.option("-n", "--name", callback=_prefix, help="Prefix of the processes' names [default: made of host and pid].")
 @log_level_option
 @click.option(
     "--grace",

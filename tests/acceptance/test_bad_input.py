@@ -173,5 +173,5 @@ def test_a_pool_that_cannot_work_leaves_no_process(
 def test_what_is_configured_is_what_is_said(app: Path, run_cli: RunCli) -> None:
     """The control group: without a mistake the same command goes on to its work."""
     done = run_cli("openapi", "create", "--config-files=server.json,config.json", "--output-file=openapi.json", cwd=app)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.endswith("Written to openapi.json\n")
     assert "/api/jobs/1x0/submit" in json.loads((app / "openapi.json").read_bytes())["paths"]

@@ -115,6 +115,10 @@ def test_nothing_is_an_empty_list(run: Run) -> None:
     said = run("list", STREAM)
     assert (said.status, said.out, said.line) == (0, "", "no dead letter of jobs")
     assert run("list", STREAM, "--error", "X").line == "no dead letter of jobs fits"
+    assert run("list", STREAM, "--error", "").line == "no dead letter of jobs fits"
+    for command in ("list", "requeue", "purge"):
+        said = run(command, STREAM, "--since", "1h", "--older-than", "2h")
+        assert said.status == 2 and "no letter can have died at most 1h (--since) and at least 2h" in said.line
     assert json.loads(run("list", STREAM, "--json").out) == []
 
 
@@ -156,7 +160,9 @@ def test_show_has_everything(broker: Broker, run: Run) -> None:
     assert "KeyError: first?[31m (attempts 4, deliveries 4)" in rows["before"]
     wanted = {"id": "m1", "error": "OSError: why", "attempts": "2", "deliveries": "6", "body": '{"args":["ü"]}'}
     assert wanted.items() <= rows.items()
-    assert rows["headers"] == '{"request_id":"r1"}' and "  OSError: why" in text
+    assert rows["headers"] == '{"request_id":"r1"}'
+    error = "error       OSError: why\n            Traceback\n              OSError: why\nattempts "
+    assert error in text
     (found,) = json.loads(run("show", STREAM, "m1", "--json").out)
     assert (found["requeued"], found["body"], found["headers"]) == (1, '{"args":["ü"]}', {"request_id": "r1"})
     assert found["error"]["traceback"] == "Traceback\n  OSError: why"

@@ -62,6 +62,9 @@ def test_version(capsys: Capture) -> None:
             "taskstream: Invalid value for '--grace': 'x' is not a valid number of seconds",
         ),
         (["worker", "-A", "a:b", "--config-files", "c"], "taskstream: -A and --config-files exclude one another"),
+        (["worker", "-n", ""], "taskstream: Invalid value for '-n' / '--name': '' can be no name: use letters"),
+        (["worker", "-n", "a b"], "taskstream: Invalid value for '-n' / '--name': 'a b' can be no name: use letters"),
+        (["doctor", "--results", "bad"], "taskstream: results URL 'bad' cannot be used"),
         (["result"], "taskstream: Missing argument 'ID' (see taskstream result --help)\n"),
         (["control", "stop"], "taskstream: Missing argument 'EVENT-or-QUEUE' (see taskstream control stop --help)\n"),
     ],
@@ -71,6 +74,16 @@ def test_bad_usage_is_one_line_and_status_2(arguments: list[str], text: str, cap
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert err.startswith(text)
+
+
+@pytest.mark.parametrize(("name", "value"), [("LEVEL", "loud"), ("FORMAT", "xml")])
+def test_every_command_refuses_a_wrong_log_variable(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv(f"TASKSTREAM_LOG_{name}", value)
+    for command in (["queues"], ["worker", "-A", "a:b"], ["dead", "list", "jobs"]):
+        assert main(command) == 2
+        assert capsys.readouterr().err.startswith(f"taskstream: TASKSTREAM_LOG_{name} {value!r} is no ")
 
 
 @pytest.mark.parametrize("arguments", [[], ["control"], ["dead"], ["openapi"]])

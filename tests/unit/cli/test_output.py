@@ -17,7 +17,7 @@ def test_plain_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[st
 
 def test_nothing_in_a_cell_steers_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     print_table(["NAME"], [["a\x1b[31m\nb\u202e"]])
-    assert capsys.readouterr().out == "NAME\na?[31m?b?\n"
+    assert capsys.readouterr().out == "NAME\na?[31m\\nb?\n"
 
 
 def test_a_drawn_table_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,6 +31,11 @@ def test_a_drawn_table_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     print_table(["NAME", ">COUNT"], [["[bold]a", 1]])
     text = terminal.getvalue()
     assert "NAME" in text and "─" in text and "[bold]a" in text
+    # What does not fit is never broken: plain lines, wider than the terminal
+    terminal.truncate(0)
+    name = "0198c2f0-6c1e-7d64-9c3b-0a4c5f4b8d11"
+    print_table(["NAME", "OTHER", ">COUNT"], [[name, name, 12345]])
+    assert terminal.getvalue().lstrip("\0").splitlines()[1] == f"{name}  {name}  12345"
 
 
 def test_json_is_what_was_given(capsys: pytest.CaptureFixture[str]) -> None:

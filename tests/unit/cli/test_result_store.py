@@ -35,3 +35,10 @@ def test_precedence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TASKSTREAM_RESULTS", f"json://{tmp_path}/variable")
     assert f"results json://{tmp_path}/variable (TASKSTREAM_RESULTS)" in asked()
     assert f"results json://{tmp_path}/option (--results)" in asked("--results", f"json://{tmp_path}/option")
+
+
+def test_a_folder_that_can_be_none_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for scheme in ("file", "json"):
+        said = asked("--results", f"{scheme}://{tmp_path}/file/results")
+        assert f"{tmp_path}/file/results cannot be a folder, because {tmp_path}/file is none" in said
