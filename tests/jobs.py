@@ -149,6 +149,7 @@ FAILURES = {
     "nasty": Nasty(),
     "surrogate": ValueError("\\ud800"),
     "generator": GeneratorExit(),
+    "syntax": SyntaxError("m", ("file", 1, "abc", "text")),
 }
 
 
@@ -182,6 +183,17 @@ def unfit() -> object:
 @app.task(ignore_result=True)
 def silent() -> int:
     return 5
+
+
+@app.task
+def leaves_a_timeout() -> None:
+    gevent.Timeout(0.1).start()
+
+
+@app.task(max_deliveries=2)
+def dies_after() -> None:
+    note("dies_after")
+    os.closerange(3, 200)
 
 
 @app.task(max_deliveries=2)

@@ -108,6 +108,8 @@ class Acker:
         held = membership.jobs
         for job in jobs:
             held.pop((job.delivery.from_again, job.delivery.entry_id), None)
+            if job.lane is not None:
+                job.lane.forget(job)
         delays = [job.delay_ms for job in jobs if job.move == "r"]
         if delays:
             self._on_retry(min(delays))

@@ -6,6 +6,7 @@ watchdog throws time limits into them; nothing here talks to Redis.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import time
 from collections.abc import Callable
@@ -26,17 +27,29 @@ from .table import Table
 
 WATCH_S = 0.05
 
+COMMIT_S = 5.0
+"""How long a suspect that runs alone waits for the commits of others, and others for its own. The next stage may be
+full, and what makes room in it waits here, too."""
+
 
 class Lane:
-    """One standing greenlet: what it runs, and until when (monotonic s)."""
+    """One standing greenlet: what it runs, and until when (monotonic s); ``marked`` is what the table says of it."""
 
-    __slots__ = ("deadline", "greenlet", "index", "job")
+    __slots__ = ("deadline", "greenlet", "index", "job", "marked", "table")
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, table: Table) -> None:
         self.index = index
+        self.table = table
+        self.marked: Job | None = None
         self.job: Job | None = None
         self.deadline: float | None = None
         self.greenlet: gevent.Greenlet[..., None] | None = None
+
+    def forget(self, job: Job) -> None:
+        """``job`` is no longer this process': whatever becomes of the process is not its doing."""
+        if self.marked is job:
+            self.marked = None
+            self.table.finish(self.index)
 
 
 class Executor:
@@ -50,7 +63,7 @@ class Executor:
         self, concurrency: int, worker: str, table: Table, keep: bool, most: int | None, on_most: Callable[[], None]
     ) -> None:
         self._queue: SimpleQueue[Job] = SimpleQueue()
-        self._lanes = [Lane(index) for index in range(concurrency)]
+        self._lanes = [Lane(index, table) for index in range(concurrency)]
         self._worker = worker
         self._table = table
         self._keep = keep
@@ -70,7 +83,7 @@ class Executor:
     def start(self) -> None:
         """Start the lanes and the watchdog."""
         for lane in self._lanes:
-            lane.greenlet = gevent.spawn(self._run, lane)
+            self._stand(lane)
         gevent.spawn(self._watch)
 
     def put(self, job: Job) -> None:
@@ -101,19 +114,47 @@ class Executor:
             if lane.job is not None:
                 self._throw(lane, lane.job, Shutdown("the worker stops"))
 
+    def abandon(self) -> None:
+        """Give back whatever runs all the same; how it ends is of no importance any more."""
+        for lane in self._lanes:
+            job = lane.job
+            if job is not None and not job.handed:
+                lane.deadline = None
+                lane.forget(job)
+                outcomes.give_back(job, started=True)
+                job.membership.consumer.acker.put(job)
+
     # -- a lane ------------------------------------------------------------------------------------------
+
+    def _stand(self, lane: Lane) -> None:
+        lane.greenlet = gevent.spawn(self._run, lane)
+        lane.greenlet.link(lambda _: self._stand(lane))
 
     def _run(self, lane: Lane) -> None:
         get = self._queue.get
         while True:
-            job = get()
-            if self.closed:
-                # Another process may have time for it; here it could wait as long as the longest message takes.
-                job.membership.consumer.give_back([job])
-            elif job.delivery.deaths and on_last_chance(job):
-                self._run_alone(lane, job)
-            else:
-                self._run_job(lane, job)
+            job = None
+            try:
+                job = get()
+                if self.closed:
+                    # Another process may have time for it; here it could wait as long as the longest message takes.
+                    job.membership.consumer.give_back([job])
+                elif job.delivery.deaths and on_last_chance(job):
+                    self._run_alone(lane, job)
+                else:
+                    self._run_job(lane, job)
+            except BaseException as error:
+                # Thrown in while nothing of a handler ran: by a gevent.Timeout that one left behind, mostly.
+                if job is not None:
+                    self._rescue(lane, job, error)
+
+    def _rescue(self, lane: Lane, job: Job, error: BaseException) -> None:
+        """No job may stay without an end, and no slot taken, because of what was thrown into its lane."""
+        if lane.job is job:
+            self._decide(job, error)
+            self._end(lane, job)
+        elif job.lane is None and not job.handed:
+            job.membership.consumer.give_back([job])
 
     def _run_alone(self, lane: Lane, job: Job) -> None:
         """One more death would make it poison: with nothing beside it, so that only the guilty is found so."""
@@ -122,11 +163,18 @@ class Executor:
         try:
             # What has run and is not committed would run again, too.
             acker = membership.consumer.acker
-            while self._suspect is job and (self.running or not acker.idle) and not membership.lost:
-                gevent.sleep(0.01)
+            until = boottime() + COMMIT_S
+            while self._suspect is job and not membership.lost:
+                if not self.running and (acker.idle or boottime() >= until):
+                    break
+                pause()
             if self._suspect is job:
                 self._suspect = None
                 self._run_job(lane, job)
+                # Its end may be what kills the process.
+                until = boottime() + COMMIT_S
+                while not (acker.idle or membership.lost or boottime() >= until):
+                    pause()
         finally:
             self.closed = False
             membership.consumer.notice_room()
@@ -140,7 +188,8 @@ class Executor:
         handler = job.handler
         assert handler is not None
         settings = handler.settings
-        lane.job = job
+        lane.job = lane.marked = job
+        job.lane = lane
         self.running += 1
         if settings.timeout is not None:
             lane.deadline = time.monotonic() + settings.timeout
@@ -167,33 +216,53 @@ class Executor:
             if copy.copied:
                 forks.leave()
             dumped = handler.dump(value) if keep and not settings.ignore_result else None
-            job.successors = handler.successors(job.delivery, value)
+            successors = handler.successors(job.delivery, value)
             lane.deadline = None
-            outcomes.succeed(job, dumped, self._worker, keep)
+            if not job.handed:
+                job.successors = successors
+                outcomes.succeed(job, dumped, self._worker, keep)
         except BaseException as error:
             if copy.copied:
                 forks.leave(error)
             lane.deadline = None
             failure = error
-            if isinstance(error, Shutdown):
-                outcomes.give_back(job, started=True)
-            else:
-                outcomes.fail(job, error, self._worker, keep)
-        lane.job = None
-        self.running -= 1
-        self.ran += 1
-        if self.ran == self._most:
-            self._on_most()
-        if settings.timeout is not None:
-            self._timed -= 1
-        self._table.finish(lane.index)
+            self._decide(job, error)
+        self._end(lane, job)
         elapsed_ms = (time.perf_counter() - started) * 1000
         consumer.stats.count(job.move, elapsed_ms)
         if failure is not None or talks:
             self._log_end(known, job, elapsed_ms, failure)
-        consumer.release_slot()
+
+    def _decide(self, job: Job, error: BaseException) -> None:
+        if job.handed:
+            return
+        try:
+            job.successors = ()
+            if isinstance(error, Shutdown):
+                outcomes.give_back(job, started=True)
+            else:
+                outcomes.fail(job, error, self._worker, self._keep)
+        except BaseException as broken:
+            job.outcome = None
+            outcomes.bury(job, outcomes.describe(broken), self._worker, self._keep)
+
+    def _end(self, lane: Lane, job: Job) -> None:
+        """What was started has ended, however; nothing in here can fail or switch."""
+        assert job.handler is not None
+        lane.job = lane.deadline = None
+        self.running -= 1
+        self.ran += 1
+        settings = job.handler.settings
+        if settings.timeout is not None:
+            self._timed -= 1
+        if settings.hard_timeout is not None and lane.marked is job:
+            self._table.end(lane.index)
+        membership = job.membership
+        membership.consumer.release_slot()
         if not membership.lost:
-            consumer.acker.put(job)
+            membership.consumer.acker.put(job)
+        if self.ran == self._most:
+            self._on_most()
 
     def _know(self, handler: Handler) -> Known:
         event = handler.name.removeprefix(f"{handler.app}.")  # the app has a place of its own in a line
@@ -263,6 +332,12 @@ class Known:
         self.handler = handler
         self.log = log
         self.ready = False
+
+
+def pause() -> None:
+    """Let others run for a moment, whatever is thrown in meanwhile."""
+    with contextlib.suppress(BaseException):
+        gevent.sleep(0.01)
 
 
 def on_last_chance(job: Job) -> bool:

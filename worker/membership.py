@@ -66,7 +66,7 @@ class Job:
     ``move`` says how it ends: ``a`` ack, ``r`` retry after ``delay_ms`` as ``payload``, ``g`` give back as
     ``payload``, ``d`` dead letter ``payload``. ``overran``: it was handed out because its process was ended over it,
     for which nobody ever counts a death. ``handed``: its end is decided and the acker's, nobody changes it any more.
-    ``lane`` is where it was started.
+    ``lane`` is where it was started, and stays marked as started until its end is committed or the lane's next starts.
     """
 
     __slots__ = (

@@ -31,7 +31,6 @@ from .lease import LeaseKeeper
 from .loading import Loaded, load
 from .membership import Membership
 from .options import ProcessOptions
-from .outcomes import give_back
 from .recoverer import Recoverer
 from .slots import Slots
 from .stats import Reporter, SubscriptionStats
@@ -272,9 +271,7 @@ class WorkerProcess:
             deadline = boottime() + INTERRUPT_S
             while self._executor.running and boottime() < deadline:
                 gevent.sleep(0.02)
-            for job in self._executor.running_jobs():
-                give_back(job, started=True)
-                job.membership.consumer.acker.put(job)
+            self._executor.abandon()
         left = self._last_commits()
         self._leases.stop()
         self._leave()

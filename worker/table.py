@@ -19,6 +19,7 @@ from typing import IO, NamedTuple
 _HEAD = struct.Struct("<dd")  # last heartbeat, shortest hard_timeout of all handlers or 0
 _BEAT = struct.Struct("<d")
 _ID_SIZE = 128
+_TIME = struct.Struct("<d")
 _NUMBER = struct.Struct("<I")  # membership number + 1, 0 while the slot is free
 _BODY = struct.Struct(f"<ddB{_ID_SIZE}s")  # deadline or 0, hard_timeout, length of the id, the id
 _SLOT = _NUMBER.size + _BODY.size
@@ -79,8 +80,13 @@ class Table:
         """Mark ``message_id`` as started in ``slot``, under the process' membership number ``membership``."""
         raw = message_id.encode()
         at = _HEAD.size + slot * _SLOT
+        _NUMBER.pack_into(self._map, at, 0)
         _BODY.pack_into(self._map, at + _NUMBER.size, deadline, limit, min(len(raw), _ID_SIZE), raw)
         _NUMBER.pack_into(self._map, at, membership + 1)
+
+    def end(self, slot: int) -> None:
+        """What ``slot`` holds has ended: nothing limits it any more, but until its commit a death may be its doing."""
+        _TIME.pack_into(self._map, _HEAD.size + slot * _SLOT + _NUMBER.size, 0.0)
 
     def finish(self, slot: int) -> None:
         """Mark ``slot`` as free."""

@@ -117,6 +117,7 @@ def test_a_call_that_takes_too_long_is_ended(jobs: Jobs, task: str) -> None:
         ("generator", "GeneratorExit", ""),
         ("nasty", "Nasty", "(its text cannot be had: RuntimeError)"),
         ("surrogate", "ValueError", "\\ud800"),
+        ("syntax", "SyntaxError", "m (file, line 1)"),
     ],
 )
 def test_whatever_a_handler_raises_is_a_failure_of_its_message_only(

@@ -208,3 +208,26 @@ def test_an_idle_queue_takes_no_slot_from_a_busy_one(
         # Then they do not wait for reads of the idle one to end
         assert [jobs.outcome(one).delivery for one in ids] == [1] * 20
         assert time.monotonic() - started < BLOCK_MS / 1000
+
+
+def test_a_message_that_ends_and_then_kills_its_process_is_poison(jobs: Jobs) -> None:
+    # Given a message whose end can never be committed
+    jobs.pool(lease=60, concurrency=2)
+    poison = jobs.send("dies_after")
+    # Then it is run no more often than it may be, and others are unharmed
+    outcome = jobs.outcome(poison)
+    assert outcome.error is not None and outcome.error.type == "WorkerDied"
+    assert len(jobs.runs("dies_after")) == 2
+    assert jobs.outcome(jobs.send("add", 1, 1)).state == "SUCCESS"
+    jobs.settled(dead=1)
+
+
+def test_a_timeout_left_behind_ends_no_lane(jobs: Jobs) -> None:
+    # Given timers that go off in lanes that wait for their next message
+    jobs.pool(concurrency=2)
+    ids = [jobs.send("leaves_a_timeout") for _ in range(4)]
+    assert [jobs.outcome(one).state for one in ids] == ["SUCCESS"] * 4
+    time.sleep(0.5)
+    # Then what comes is run
+    assert jobs.outcome(jobs.send("add", 1, 1)).state == "SUCCESS"
+    jobs.settled()

@@ -93,6 +93,9 @@ def test_until_when_a_message_may_run(fd: int) -> None:
     assert limited == Started(4, "limited", 1001.5, 1.5)
     assert [limited.overdue(now) for now in (1001.4, 1001.5)] == [False, True]
     assert not free.overdue(10**9)
+    # What has ended has no limit, but is there until its commit
+    one.end(2)
+    assert list(other.started())[1] == Started(4, "limited", 0.0, 1.5)
     # The next message of the slot has no limit again
     one.start(2, 4, "endless too")
     assert list(other.started())[1] == Started(4, "endless too")
