@@ -83,8 +83,8 @@ def _disown(fds: Sequence[int]) -> None:
     _kept.append(hub)
     # Its watchers and callbacks are those of all greenlets. The default loop again: only that one sees children end.
     hub.loop.destroy()
-    set_loop(None)
-    set_hub(None)
+    set_loop(None)  # type: ignore[arg-type]
+    set_hub(None)  # type: ignore[arg-type]
     current = greenlet.getcurrent()
     if current.parent is None:
         _kept.append(gevent.hub.get_hub())
