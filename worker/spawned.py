@@ -154,7 +154,7 @@ class Child:
             self.config_error = report.text
 
     def started(self) -> list[table.Started]:
-        """The messages that had started and not ended."""
+        """The messages that had started, and whose end was perhaps not committed."""
         return list(self.table.started()) if self.table is not None else []
 
     def rss(self) -> int:
