@@ -7,10 +7,8 @@ in time. Which broker and which store, the caller says.
 from __future__ import annotations
 
 import contextlib
-import errno
 import queue
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -25,6 +23,7 @@ from taskstream.connection import PRODUCER, display_url, translate
 from taskstream.errors import ConfigError, ResultUnavailable, TaskstreamError, WrongKind
 from taskstream.inspector import overview
 from taskstream.link import Link
+from taskstream.results.probe import existing, folder_of, unwritable
 
 if TYPE_CHECKING:
     from taskstream.broker import Broker
@@ -47,17 +46,6 @@ NETWORK_FILE_SYSTEMS = frozenset(
 
 LOW_DISK_BYTES = 512 * 1024 * 1024
 NEARLY_FULL = 0.9
-
-
-_FOLDER_REMEDIES = {
-    errno.EACCES: "change its permissions or owner",
-    errno.EPERM: "change its permissions or owner",
-    errno.EROFS: "mount it for writing, or name another folder",
-    errno.ENOSPC: "free some space on its disk",
-    errno.EDQUOT: "free some space, or have the quota raised",
-    errno.ENOTDIR: "it is no folder: name another one",
-    errno.EIO: "its disk fails: see the system's log",
-}
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -284,8 +272,9 @@ def examine_results(store: ResultStore) -> Iterator[Finding]:
     """What is found out about a result store."""
     scheme, _, rest = store.url.partition("://")
     where = f"results {display_url(store.url)}"
-    if scheme in ("file", "json"):
-        yield from _folder(where, Path(rest))
+    folder = folder_of(store.url)
+    if folder is not None:
+        yield from _folder(where, folder)
     kind = file_system(Path(rest)) if scheme == "file" else None
     if kind in NETWORK_FILE_SYSTEMS:
         yield Finding(
@@ -301,17 +290,12 @@ def examine_results(store: ResultStore) -> Iterator[Finding]:
 
 
 def _folder(where: str, folder: Path) -> Iterator[Finding]:
-    # It is made with the first result, so what counts until then is the folder above.
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    try:
-        with tempfile.NamedTemporaryFile(dir=there, prefix=".taskstream-doctor-"):
-            pass
-    except OSError as error:
-        remedy = _FOLDER_REMEDIES.get(error.errno or 0, "see what is wrong with it, or name another folder")
-        yield Finding(PROBLEM, where, f"{there} cannot be written: {error.strerror or error}", remedy)
+    problem = unwritable(folder)
+    if problem is not None:
+        yield Finding(PROBLEM, where, *problem)
         return
     with contextlib.suppress(OSError):
-        free = shutil.disk_usage(there).free
+        free = shutil.disk_usage(existing(folder)).free
         if free < LOW_DISK_BYTES:
             yield Finding(
                 PROBLEM,

@@ -1,10 +1,11 @@
 """Housekeeping of one worker process: retention of results and dead letters, the register of labels, a look at the
-broker's settings. Nothing waits for it.
+broker's settings and at the folder of results. Nothing waits for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import gevent
 import redis
@@ -16,6 +17,7 @@ from taskstream.errors import ConfigError, TaskstreamError
 from taskstream.link import Link
 from taskstream.logs import FieldLogger
 from taskstream.results.base import ResultStore
+from taskstream.results.probe import folder_of, unwritable
 
 from .consumer import Consumer
 from .outcomes import now_ms
@@ -32,7 +34,8 @@ FORGET_COUNT = 1_000
 class Janitor:
     """Announces labels; deletes dead letters and outcomes past their retention, a bounded piece at a time.
 
-    With ``warn`` it says once if the broker is set to delete work when it is full; one process of a pool is to do that.
+    With ``warn`` it says once if the broker is set to delete work when it is full, or if results cannot be written;
+    one process of a pool is to do that.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class Janitor:
         self._consumers = consumers
         self._log = log
         self._warn = warn
+        self._warn_of_results = warn
 
     def start(self) -> None:
         """Start both greenlets."""
@@ -95,8 +99,18 @@ class Janitor:
             except ConfigError as error:  # this group's keys hold something else, which concerns no other
                 self._log.debug("Dead letters cannot be forgotten", {**consumer.fields(), "error": error})
 
+    def _look_at_results(self, store: ResultStore, apart: Callable[..., Any]) -> None:
+        """Once, before the first result; ``apart(function, arguments)``, because a disk may hang."""
+        folder = folder_of(store.url)
+        problem = apart(unwritable, (folder,)) if folder is not None else None
+        if problem is not None:
+            fields = {"results": store.url, "reason": problem.text, "remedy": problem.remedy}
+            self._log.warning("Results cannot be written, this pool will pause with the first one", fields)
+
     def _sweep(self, store: ResultStore) -> None:
         pool = gevent.get_hub().threadpool
+        if self._warn_of_results:
+            self._look_at_results(store, pool.apply)
         while True:
             try:
                 swept = pool.apply(store.sweep, (now_ms(), SWEEP_COUNT))

@@ -21,7 +21,7 @@ from taskstream.handler import Subscription
 from . import forks, orders
 from .acker import Acker
 from .clock import boottime
-from .consumer import Consumer, Surroundings
+from .consumer import SILENT_S, Consumer, Surroundings
 from .control import ControlListener
 from .executor import Executor
 from .forwarder import Forwarder
@@ -70,6 +70,7 @@ class WorkerProcess:
         self._grace_ends: float | None = None
         """Boottime (s), None until told to stop; one that is only to drain may take as long as it needs."""
         self._state = "running"
+        self._made_at = boottime()
 
     def run(self) -> int:
         """Load the code, work until told to stop; return the exit status."""
@@ -183,7 +184,8 @@ class WorkerProcess:
             consumer.silent or consumer.membership is None or boottime() >= consumer.membership.deadline
             for consumer in self._consumers
         ):
-            state = "disconnected"
+            young = not any(reads) and boottime() - self._made_at < SILENT_S
+            state = "starting" if young else "disconnected"
         return {
             "state": state,
             "reason": self._around.paused,

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 STATS_S = 5.0
 ANNOUNCE_S = 2.0
+SOON_S = 0.2
+"""How soon after the start it is told that the worker has begun to read."""
+
 TTL_S = 10
 
 
@@ -128,17 +131,18 @@ class Reporter:
             ],
         }
 
-    def announce(self) -> None:
-        """Tell Redis now; a broker that is away is told later."""
+    def announce(self) -> str:
+        """Tell Redis now; a broker that is away is told later. Returns the state that was told."""
+        info = self.info()
         try:
-            self._broker.announce_worker(self._worker, self.info(), TTL_S)
+            self._broker.announce_worker(self._worker, info, TTL_S)
         except TaskstreamError as error:
             self._log.debug("State cannot be announced", {"error": error})
+        return str(info["state"])
 
     def _announce(self) -> None:
         while True:
-            self.announce()
-            gevent.sleep(ANNOUNCE_S)
+            gevent.sleep(SOON_S if self.announce() == "starting" else ANNOUNCE_S)
 
     def _log_stats(self) -> None:
         while True:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -115,12 +114,13 @@ def workers(app: str | None, config_files: str | None, broker: str | None, as_js
 def result(message_id: str, app: str | None, config_files: str | None, results: str | None, as_json: bool) -> int:
     """What became of a message: its outcome in each group. Exit status 1 if there is none yet."""
     from taskstream.connection import display_url
+    from taskstream.results.probe import folder_of
 
     store, source = chosen_store(app, config_files, results)
     note(f"results {display_url(store.url)} ({source})")
-    scheme, _, folder = store.url.partition("://")
-    if scheme in ("file", "json"):
-        need_folder("results", Path(folder))
+    folder = folder_of(store.url)
+    if folder is not None:
+        need_folder("results", folder)
     try:
         outcomes = store.read(message_id)
     finally:

@@ -69,6 +69,8 @@ def streams_of(target: Target | None) -> list[str]:
 
 def need_folder(what: str, folder: Path) -> None:
     """Raises ConfigError where ``folder`` is none and cannot become one; it need not be there yet."""
-    there = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), folder)
+    from taskstream.results.probe import existing
+
+    there = existing(folder)
     if os.path.lexists(there) and not there.is_dir():
         raise ConfigError(f"{what} {folder} cannot be a folder, because {there} is none: name another one")

@@ -324,7 +324,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
     def refuse(**options: Any) -> Any:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("taskstream.doctor.tempfile.NamedTemporaryFile", refuse)
+    monkeypatch.setattr("taskstream.results.probe.tempfile.NamedTemporaryFile", refuse)
     assert f"{tmp_path} cannot be written: Permission denied → change its" in results("file://results", tmp_path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -122,3 +123,15 @@ def test_a_broker_that_is_away_is_looked_at_later(
     assert log.warnings == []
     one._look_at_broker()
     assert len(log.warnings) == 1
+
+
+def test_a_folder_of_results_that_can_never_work_is_told(
+    broker: Broker, janitor: Make, log: Log, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    for url in ("redis://h", f"file://{tmp_path}/later", f"json://{tmp_path}/file/results"):
+        janitor(broker)._look_at_results(SimpleNamespace(url=url), lambda call, arguments: call(*arguments))
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+    ((text, fields),) = log.warnings
+    assert text.startswith("Results cannot be written")
+    assert fields["reason"] == f"{tmp_path}/file cannot be written: Not a directory" and "no folder" in fields["remedy"]

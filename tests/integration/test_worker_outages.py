@@ -32,6 +32,27 @@ def consumes(jobs: Jobs, number: int) -> None:
     assert len(jobs.runs("add", str(number), "0")) == 1
 
 
+def test_a_fresh_worker_is_starting_and_then_runs(
+    tmp_path: Path, broker_url: str, start_cli: Callable[..., Started]
+) -> None:
+    jobs = Jobs(tmp_path, broker_url, start_cli)
+    # Given a folder of results that can never be one
+    (tmp_path / "file").touch()
+    jobs.results = f"file://{tmp_path}/file/results"
+    pool = jobs.pool()
+    seen: list[str] = []
+
+    def runs() -> bool:
+        seen.extend(worker["state"] for worker in jobs.broker.workers())
+        return "running" in seen
+
+    eventually(runs)
+    assert set(seen) <= {"starting", "running"}
+    # Then that is told once, before there is a result
+    eventually(lambda: "Results cannot be written" in pool.output)
+    assert pool.output.count("Results cannot be written") == 1
+
+
 def test_a_broker_without_memory_is_worked_empty(
     tmp_path: Path, own_valkey: OwnServer, start_cli: Callable[..., Started]
 ) -> None:
