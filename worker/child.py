@@ -10,15 +10,21 @@ monkey.patch_all()
 
 import signal  # noqa: E402  (everything below comes after patching, on purpose)
 import sys  # noqa: E402
+from types import FrameType  # noqa: E402
 
 from .orders import IGNORED_SIGNALS, read_options  # noqa: E402
 from .process import main  # noqa: E402
+
+
+def ignore(number: int, frame: FrameType | None) -> None:
+    """A handler, because SIG_IGN would be inherited by programs that tasks start, and nothing could end those."""
+
 
 if __name__ == "__main__":
     for module in ("socket", "ssl", "threading", "select", "time"):
         assert monkey.is_module_patched(module), f"{module} was not patched"
     for number in IGNORED_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, ignore)
     # The supervisor blocked them, lest one comes earlier.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED_SIGNALS)
     main(read_options(int(sys.argv[1])))

@@ -12,7 +12,7 @@ from helpers import Started, eventually
 from jobs import Jobs
 
 TASKS = """
-import multiprocessing, os, sys, time
+import multiprocessing, os, subprocess, sys, time
 from pathlib import Path
 
 from taskstream import Taskstream
@@ -65,6 +65,14 @@ def twice(way: str) -> int:
 
 
 @app.task
+def program(key: str) -> int:
+    process = subprocess.Popen([sys.executable, "-c", "print(flush=True); import time; time.sleep(60)"], stdout=-1)
+    process.stdout.readline()
+    process.terminate()
+    return process.wait()
+
+
+@app.task
 def quick(key: str) -> str:
     note("quick", key)
     time.sleep(0.02)
@@ -91,9 +99,9 @@ def test_a_fork_runs_nothing_but_what_it_was_forked_for(jobs: Jobs) -> None:
     ids = [jobs.send("quick", str(number)) for number in range(60)]
     eventually(lambda: len(jobs.runs("forked", "quiet")) == len(jobs.runs("forked", "loud")) == 1)
     ids += [jobs.send("quick", str(number)) for number in range(60, 150)]
-    ended = [jobs.send("ends", "long")]
+    ended = [jobs.send("ends", "long"), jobs.send("program", "")]
     # Then every message runs once, in the one worker process, and the exit statuses arrive
-    assert [value(jobs, one) for one in forked + ended] == [0, 5, -signal.SIGTERM]
+    assert [value(jobs, one) for one in forked + ended] == [0, 5, -signal.SIGTERM, -signal.SIGTERM]
     assert all(jobs.outcome(one).delivery == 1 for one in ids)
     assert all(len(jobs.runs("quick", str(number))) == 1 for number in range(150))
     jobs.settled()
