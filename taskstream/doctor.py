@@ -97,7 +97,10 @@ def examine_broker(broker: Broker, extra_streams: Iterable[str] = ()) -> Iterato
         yield from _server(link)
         yield from _permissions(link, streams[0] if streams else None)
         yield from _clock(broker)
-        there, _ = broker.streams_there()
+        there, complete = broker.streams_there()
+        if not complete:
+            text = "not every key of it was looked at, so queues that no worker ever read may be missing here"
+            yield Finding(NOTE, "broker", text, "allow its user SCAN, if that is not permitted")
         yield from _streams(link, overview(broker, [*streams, *there]))
     except (redis.RedisError, OSError) as error:
         yield _unavailable(translate(error, broker.display_url, sent=False))

@@ -236,13 +236,17 @@ def test_what_dead_workers_hold_is_one_problem(server: redis.Redis, server_url: 
     assert found.text.startswith("1 message waits, 1 message is still held by workers that are gone and no worker")
 
 
-def test_a_queue_that_no_worker_ever_read(server: redis.Redis, examine: Examine) -> None:
+def test_a_queue_that_no_worker_ever_read(
+    server: redis.Redis, examine: Examine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     safe(server)
     server.xadd("typo-queue", {"v": "1", "id": "m"})
     server.xadd("of-somebody-else", {"field": "1"})
     (found,) = examine()
     assert found.text == "1 message in queue typo-queue, which no worker has ever read"
     assert "taskstream worker -Q typo-queue" in found.remedy
+    monkeypatch.setattr(Broker, "streams_there", lambda broker: ([], False))
+    assert "not every key of it was looked at" in text_of(examine(NOTE))
 
 
 def test_keys_that_hold_something_else(
@@ -260,7 +264,6 @@ def test_keys_that_hold_something_else(
         "key 'ts:{jobs}:delayed:taskstream' holds another kind of value",
     ]
     assert all(one.remedy.endswith("delete or rename that key") for one in found)
-    # The listing shows the rest
     assert main(["queues", "--broker", server_url]) == 1
     out, err = capsys.readouterr()
     assert [line.split()[:4] for line in out.splitlines()[1:]] == [

@@ -165,6 +165,17 @@ def test_the_state_page_shows_streams_groups_and_workers(real: tuple[FlaskClient
     assert "style=" not in text and "http://" not in text and "https://" not in text
 
 
+def test_a_broken_key_is_named_beside_the_rest(real: tuple[FlaskClient, Broker]) -> None:
+    client, broker = real
+    broker.announce_subscriptions({"jobs": ("jobs", "taskstream"), "prod": ("prod", "taskstream")}, 60)
+    broker.call("XGROUP", "CREATE", "jobs", "taskstream", "0", "MKSTREAM")
+    broker.call("SET", "prod", "x", "EX", 60)
+    page = client.get("/").text
+    assert "key &#39;prod&#39; holds another kind of value" in page and ">jobs<" in page
+    metrics = client.get("/metrics").text
+    assert 'taskstream_stream_length{stream="jobs"} 0.0' in metrics and 'stream="prod"' not in metrics
+
+
 def test_the_state_page_says_that_the_broker_is_away(make_client: Callable[..., FlaskClient]) -> None:
     broker = Broker("redis://:hunter2@127.0.0.1:1/0")
     response = make_client(broker=broker).get("/")
