@@ -113,3 +113,24 @@ def worker(name: str) -> str:
 def reply(request_id: str) -> str:
     """List with a TTL: answers of workers to one control request."""
     return f"ts:reply:{request_id}"
+
+
+_KINDS = {
+    "again": b"stream",
+    "delayed": b"zset",
+    "dead": b"zset",
+    "leases": b"zset",
+    "letters": b"hash",
+    "deaths": b"hash",
+    "control": b"hash",
+    "outcomes": b"hash",
+    "watched": b"string",
+    "published": b"string",
+}
+
+
+def kind(name: str) -> bytes | None:
+    """What TYPE answers for a key of a stream, its own among them, where nobody broke it; None for any other key."""
+    if not name.startswith(RESERVED_PREFIX):
+        return b"stream"
+    return _KINDS.get(name.partition("}:")[2].partition(":")[0])

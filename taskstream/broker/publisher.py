@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import redis
 
 from taskstream import keys
 from taskstream.broker.script import Script
-from taskstream.connection import PRODUCER, broker_errors, display_url, open_pool, passing, translate
+from taskstream.connection import PRODUCER, broker_errors, display_url, error_text, open_pool, passing, translate
 from taskstream.errors import BrokerUnavailable, QueueFull, TaskstreamError
 from taskstream.link import LinkPool, first_error
 from taskstream.message import Message, fields_of
@@ -22,7 +23,7 @@ CHUNK = 100
 """Messages in one run of the script, so that the server is never busy with one for long (0.6 ms)."""
 
 SAID_KEYS = 5
-"""Keys of one script that an error names."""
+"""Keys of one script that an error names at most."""
 
 _PUBLISH = Script("publish")
 
@@ -147,7 +148,7 @@ class Publisher:
         if done and passing(failed):
             text = f"broker {self.display_url} took {done} of {total} messages, then: {failed}"
             return Sent(ids, BrokerUnavailable(text, maybe_sent=True))
-        return Sent(ids, translate(failed, self.display_url, sent=False, touched=_touched(commands, replies, failed)))
+        return Sent(ids, self._translate(failed, commands, replies))
 
     def _one_by_one(self, envelopes: Sequence[Envelope], finishing: bool) -> Sent:
         """One round trip per run, because none may overtake one that found no room."""
@@ -229,14 +230,27 @@ class Publisher:
             return replies
         if isinstance(failed, redis.exceptions.NoScriptError):
             raise failed
-        raise translate(failed, self.display_url, sent=False, touched=_touched(commands, replies, failed)) from failed
+        raise self._translate(failed, commands, replies) from failed
+
+    def _translate(
+        self, error: redis.ResponseError, commands: list[tuple[Any, ...]], replies: list[Any]
+    ) -> TaskstreamError:
+        """What to raise for the reply ``error``; one about a wrong kind of key names the key."""
+        touched = _touched(next(one for one, reply in zip(commands, replies, strict=True) if reply is error))
+        if len(touched) > 1 and error_text(error).startswith("WRONGTYPE"):
+            with contextlib.suppress(TaskstreamError):
+                found = self._exchange([("TYPE", name) for name in touched])
+                wrong = [
+                    name for name, kind in zip(touched, found, strict=True) if kind not in (b"none", keys.kind(name))
+                ]
+                touched = wrong or touched
+        return translate(error, self.display_url, sent=False, touched=touched[:SAID_KEYS])
 
 
-def _touched(commands: list[tuple[Any, ...]], replies: list[Any], error: Exception) -> list[str]:
-    """Keys of the command whose reply ``error`` is: those of a script, up to SAID_KEYS; the one of every other."""
-    command = next(command for command, reply in zip(commands, replies, strict=True) if reply is error)
+def _touched(command: tuple[Any, ...]) -> list[str]:
+    """The keys of a command: those of a script, the one of every other."""
     if command[0] in ("EVALSHA", "EVAL"):
-        return list(dict.fromkeys(map(str, command[3 : 3 + int(command[2])])))[:SAID_KEYS]
+        return list(dict.fromkeys(map(str, command[3 : 3 + int(command[2])])))
     return [str(name) for name in command[2 if command[0] in ("XINFO", "XGROUP") else 1 :][:1]]
 
 

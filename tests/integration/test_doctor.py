@@ -274,7 +274,7 @@ def test_keys_that_hold_something_else(
     # A producer is told the key as well
     with pytest.raises(ConfigError, match="key 'prod' holds another kind of value"):
         broker.publish("prod", Message(new_id(), "n", b"{}"))
-    with pytest.raises(ConfigError, match=r"one of the keys 'prod', 'ts:\{prod\}:published:"):
+    with pytest.raises(ConfigError, match="key 'prod' holds another kind"):
         broker.publish_once("prod", Message(new_id(), "n", b"{}"), keys.unique_key("k"))
     broker.close()
     server.set(keys.SUBSCRIPTIONS, "x")

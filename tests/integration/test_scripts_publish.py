@@ -12,7 +12,7 @@ from script_cases import Case, G, S, World, cases, check, do, then
 from taskstream import keys
 from taskstream.broker import Broker, Envelope
 from taskstream.broker.publisher import CHUNK, Sent
-from taskstream.errors import BrokerUnavailable, ConfigError, QueueFull
+from taskstream.errors import BrokerUnavailable, ConfigError, QueueFull, WrongKind
 from taskstream.message import Message
 
 DAY = 86_400
@@ -129,8 +129,8 @@ PUBLISH = [
         (["a", None, None], QueueFull),
         {OTHER: [entry("a")]},
     ),
-    Case("a key of another type", [do("SET", S, "x")], publish(letter("a", "k")), ([None], ConfigError)),
-    Case("a key of another type, limited", [do("SET", S, "x")], publish(letter("a", limit=3)), ([None], ConfigError)),
+    Case("a key of another type", [do("SET", S, "x")], publish(letter("a", "k")), ([None], WrongKind)),
+    Case("a key of another type, limited", [do("SET", S, "x")], publish(letter("a", limit=3)), ([None], WrongKind)),
 ]
 
 

@@ -42,6 +42,12 @@ def test_everything_but_the_stream_itself_is_in_the_reserved_space() -> None:
     assert [key for key in all_keys("jobs") if not key.startswith(keys.RESERVED_PREFIX)] == ["jobs"]
 
 
+def test_every_key_of_a_stream_is_of_a_known_kind_or_no_key() -> None:
+    kinds = {key: keys.kind(key) for key in all_keys("jobs")}
+    assert [key for key, kind in kinds.items() if kind is None] == [keys.done_channel("jobs")]
+    assert (kinds["jobs"], keys.kind(keys.leases("a:b", "g:h")), keys.kind(keys.WORKERS)) == (b"stream", b"zset", None)
+
+
 @pytest.mark.parametrize("name", ["a", "A.b_c:d-9", "x" * 200])
 def test_good_names(name: str) -> None:
     assert keys.check_name("queue", name) == name
