@@ -10,6 +10,7 @@ import redis
 
 from taskstream import inspector, keys
 from taskstream.broker import Broker
+from taskstream.cli.main import main
 from taskstream.message import Message, new_id
 
 
@@ -152,3 +153,13 @@ def test_streams_that_nobody_registered(
     monkeypatch.setattr("taskstream.broker.broker.SCAN_LIMIT", 100)
     monkeypatch.setattr("taskstream.broker.broker.SCAN_PIECE", 50)
     assert broker.streams_there()[1] is False
+
+
+def test_why_a_worker_is_paused_is_a_line_of_its_own(
+    broker: Broker, broker_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    about = {"name": "w1", "host": "h", "pid": 1, "started_ms": 1, "state": "paused", "concurrency": 1}
+    broker.announce_worker("w1", {**about, "reason": "disk\nfull"}, 60)
+    assert main(["workers", "--broker", broker_url]) == 0
+    row, reason = capsys.readouterr().out.splitlines()[1:]
+    assert row.split()[:4] == ["w1", "h", "1", "paused"] and reason == "w1 paused: disk\\nfull"

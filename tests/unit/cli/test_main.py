@@ -86,6 +86,14 @@ def test_every_command_refuses_a_wrong_log_variable(
         assert capsys.readouterr().err.startswith(f"taskstream: TASKSTREAM_LOG_{name} {value!r} is no ")
 
 
+def test_doctor_refuses_a_wrong_result_store_in_the_environment(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv("TASKSTREAM_RESULTS", "bad")
+    assert main(["doctor"]) == 2
+    assert capsys.readouterr().err.startswith("taskstream: results URL 'bad' cannot be used")
+
+
 @pytest.mark.parametrize("arguments", [[], ["control"], ["dead"], ["openapi"]])
 def test_a_group_alone_shows_its_help(arguments: list[str], capsys: Capture) -> None:
     assert main(arguments) == 2
