@@ -155,7 +155,7 @@ def _check(options: ServeOptions, sender: Connection, parent: int) -> None:
 
 def _parts(options: ServeOptions) -> Parts:
     from taskstream.aio import Bridge, threading_backend
-    from taskstream.app.core import load_app
+    from taskstream.app.loading import load_app
 
     from .wiring import configure_logs, gather
 

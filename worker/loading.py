@@ -39,7 +39,7 @@ def load(options: PoolOptions, run_async: RunAsync) -> Loaded:
 
 
 def _load_app(options: PoolOptions, target: str, run_async: RunAsync) -> Loaded:
-    from taskstream.app.core import load_app
+    from taskstream.app.loading import load_app
 
     app = load_app(target)
     app.override(options.broker_url, options.results_url)

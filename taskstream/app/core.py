@@ -6,7 +6,6 @@ Sends messages and finds results; what a worker does with a message is no busine
 from __future__ import annotations
 
 import asyncio
-import importlib
 import os
 import sys
 import threading
@@ -17,10 +16,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
 from taskstream.app import sending
+from taskstream.app.options import Options
 from taskstream.app.outcomes import Outcomes
 from taskstream.app.result import AsyncResult as Handle
 from taskstream.app.signature import Signature, envelopes
-from taskstream.app.task import Options, Task
+from taskstream.app.task import Task
 from taskstream.app.waiter import Waiter
 from taskstream.arguments import decode_json
 from taskstream.broker import Broker, Envelope
@@ -28,7 +28,6 @@ from taskstream.connection import PRODUCER, open_pool
 from taskstream.durations import parse_duration
 from taskstream.errors import ConfigError, ResultUnavailable, ValidationError
 from taskstream.handler import DEAD_RETENTION_S, QUEUE_GROUP, Subscription
-from taskstream.import_problem import import_problem
 from taskstream.keys import check_name
 from taskstream.message import MESSAGE_ID, Message
 from taskstream.results import open_store
@@ -382,34 +381,3 @@ def _folder_of_caller() -> Path:
         frame = frame.f_back
     file = frame.f_globals.get("__file__")
     return Path(file).resolve().parent if isinstance(file, str) else Path.cwd()
-
-
-def load_app(target: str) -> Taskstream:
-    """The app that ``package.module:name`` names; ``name`` is ``app`` unless given. The working folder is importable.
-
-    Raises ConfigError, with the place in the code where importing it failed.
-    """
-    module_name, _, attribute = target.partition(":")
-    if not all(part.isidentifier() for part in [*module_name.split("."), *(attribute or "app").split(".")]):
-        raise ConfigError(f"{target!r} does not name an app: give package.module:name, as in shop.tasks:app")
-    if str(Path.cwd()) not in sys.path and "" not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
-            raise ConfigError(f"there is no module {error.name!r} to load {target!r} from in {Path.cwd()}") from None
-        raise _broken(module_name, error) from error
-    except Exception as error:
-        raise _broken(module_name, error) from error
-    for part in (attribute or "app").split("."):
-        found = getattr(found, part, None)
-    if not isinstance(found, Taskstream):
-        raise ConfigError(
-            f"{target!r} is no Taskstream app: module {module_name} needs {attribute or 'app'} = Taskstream(…)"
-        )
-    return found
-
-
-def _broken(module: str, error: Exception) -> ConfigError:
-    return ConfigError(f"module {module} cannot be imported: {import_problem(error)}")

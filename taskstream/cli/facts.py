@@ -133,14 +133,14 @@ def streams_said_by(target: Target | None) -> list[str]:
 def open_results(target: Target) -> ResultStore | None:
     """The result store the code names, None if it keeps none. Raises ConfigError."""
     if target.app is not None:
-        from taskstream.app.core import load_app
+        from taskstream.app.loading import load_app
 
         return load_app(target.app).results
     return _results_of(_read(target)[0])
 
 
 def _of_app(name: str) -> Facts:
-    from taskstream.app.core import load_app
+    from taskstream.app.loading import load_app
 
     app = load_app(name)
     file = sys.modules[name.partition(":")[0]].__file__

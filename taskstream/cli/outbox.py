@@ -101,7 +101,7 @@ def _logged_as_notes() -> Iterator[None]:
 
 
 def _load(app: str) -> Taskstream:
-    from taskstream.app.core import load_app
+    from taskstream.app.loading import load_app
 
     return load_app(app)
 

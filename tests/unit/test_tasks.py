@@ -20,7 +20,7 @@ from helpers import ROOT
 from taskstream import BrokerUnavailable, ConfigError, ResultUnavailable, Task, Taskstream, TimeLimitExceeded
 from taskstream import ValidationError as Invalid
 from taskstream.app import core
-from taskstream.app.core import load_app
+from taskstream.app.loading import load_app
 from taskstream.broker import Envelope
 from taskstream.broker.publisher import Sent
 from taskstream.handler import QUEUE_GROUP, Handler

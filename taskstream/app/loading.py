@@ -1,0 +1,43 @@
+"""Finds the app that a command names, ``-A package.module:app``, and says what is wrong where there is none."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from taskstream.app.core import Taskstream
+from taskstream.errors import ConfigError
+from taskstream.import_problem import import_problem
+
+
+def load_app(target: str) -> Taskstream:
+    """The app that ``package.module:name`` names; ``name`` is ``app`` unless given. The working folder is importable.
+
+    Raises ConfigError, with the place in the code where importing it failed.
+    """
+    module_name, _, attribute = target.partition(":")
+    if not all(part.isidentifier() for part in [*module_name.split("."), *(attribute or "app").split(".")]):
+        raise ConfigError(f"{target!r} does not name an app: give package.module:name, as in shop.tasks:app")
+    if str(Path.cwd()) not in sys.path and "" not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
+            raise ConfigError(f"there is no module {error.name!r} to load {target!r} from in {Path.cwd()}") from None
+        raise _broken(module_name, error) from error
+    except Exception as error:
+        raise _broken(module_name, error) from error
+    for part in (attribute or "app").split("."):
+        found = getattr(found, part, None)
+    if not isinstance(found, Taskstream):
+        raise ConfigError(
+            f"{target!r} is no Taskstream app: module {module_name} needs {attribute or 'app'} = Taskstream(…)"
+        )
+    return found
+
+
+def _broken(module: str, error: Exception) -> ConfigError:
+    return ConfigError(f"module {module} cannot be imported: {import_problem(error)}")

@@ -1,0 +1,78 @@
+"""The options of ``@app.task``, and what a worker's settings are made of them. Pure."""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import msgspec
+
+from taskstream.errors import ConfigError, TimeLimitExceeded
+from taskstream.handler import Settings
+
+DEFAULT_RETRIES = 3
+"""``max_retries`` of a task with ``autoretry_for``; without it nothing is retried."""
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """The options of ``@app.task``. Times in seconds."""
+
+    name: str | None = None
+    queue: str | None = None
+    max_retries: int | None = None
+    retry_backoff: float = 1.0
+    retry_backoff_max: float = 600.0
+    retry_jitter: bool = True
+    autoretry_for: tuple[type[BaseException], ...] = ()
+    timeout: float | None = None
+    hard_timeout: float | None = None
+    max_deliveries: int = 3
+    ignore_result: bool = False
+
+    def settings(self, task: str) -> Settings:
+        """The handler's settings. Raises ConfigError naming ``task`` and the option that cannot be used."""
+
+        def check(option: str, fits: bool, wanted: str) -> None:
+            if not fits:
+                raise ConfigError(f"task {task}: {option}={getattr(self, option)!r} cannot be used: give {wanted}")
+
+        retries = self.max_retries
+        check("max_retries", retries is None or _whole(retries, 0), "a whole number from 0 on")
+        check("retry_backoff", _seconds(self.retry_backoff, least=0.0), "seconds from 0 on")
+        check("retry_backoff_max", _seconds(self.retry_backoff_max, least=0.0), "seconds from 0 on")
+        check("retry_jitter", isinstance(self.retry_jitter, bool), "True or False")
+        check("timeout", self.timeout is None or _seconds(self.timeout, least=0.001), "seconds from 0.001 on, or None")
+        hard = self.hard_timeout
+        check("hard_timeout", hard is None or _seconds(hard, least=0.001), "seconds from 0.001 on, or None")
+        if self.timeout is not None and hard is not None:
+            check("hard_timeout", hard > self.timeout, f"more than timeout={self.timeout!r}, which is to come first")
+        check("max_deliveries", _whole(self.max_deliveries, 1), "a whole number from 1 on")
+        check("ignore_result", isinstance(self.ignore_result, bool), "True or False")
+        check(
+            "autoretry_for",
+            isinstance(self.autoretry_for, (tuple, list)) and all(map(_retriable, self.autoretry_for)),
+            "a tuple of Exception classes",
+        )
+        return Settings(
+            timeout=self.timeout,
+            hard_timeout=self.hard_timeout,
+            max_retries=(DEFAULT_RETRIES if self.autoretry_for else 0) if retries is None else retries,
+            max_deliveries=self.max_deliveries,
+            retry_backoff=self.retry_backoff,
+            retry_backoff_max=self.retry_backoff_max,
+            retry_jitter=self.retry_jitter,
+            retry_for=tuple(self.autoretry_for),
+            ignore_result=self.ignore_result,
+        )
+
+
+def _whole(value: object, least: int) -> bool:
+    return type(value) is int and value >= least
+
+
+def _seconds(value: object, least: float) -> bool:
+    return type(value) in (int, float) and least <= cast(float, value) < math.inf
+
+
+def _retriable(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, (Exception, TimeLimitExceeded))
