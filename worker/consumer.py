@@ -31,14 +31,12 @@ from .backoff import RECONNECT_MOST_S, Backoff
 from .clock import boottime
 from .lease import LeaseKeeper
 from .membership import Job, Membership
+from .reading import UNCOMMITTED, Reading
 from .slots import Slots
 from .stats import SubscriptionStats
 
 STARTED = "started"
 STOPPED = "stopped"
-
-UNCOMMITTED = 2_000
-"""Finished messages that may wait for their commit before reading pauses."""
 
 RECONCILE_S = 10.0
 
@@ -47,9 +45,6 @@ SILENT_S = BLOCK_MS / 1000 + 1
 
 UNSURE_POLL_S = 0.05
 """How often a reader looks whether a lease that was about to run out has been renewed."""
-
-POLL_S = 0.05
-"""How often a reader looks that may not wait on the server, because it would do so with the last free slot."""
 
 
 class Queue(Protocol):
@@ -103,9 +98,8 @@ class Consumer:
         self.suspect_at = min((max(1, one.settings.max_deliveries - 1) for one in subscription.all_handlers), default=1)
         """Deaths from which on a message of this subscription may have to run alone."""
         self.state = STARTED if subscription.auto_start else STOPPED
-        self.last_read = 0.0
-        """Boottime (s) of the last read that the server answered."""
         self.around = around
+        self.reading = Reading(self)
         self._trying_since: float | None = None
         self._older: list[Membership] = []
         self._version = 0
@@ -113,11 +107,8 @@ class Consumer:
         self._link = Link(around.broker.url)
         self._client_id: int | None = None
         self._client_name = f"taskstream-reader-{secrets.token_hex(8)}"
-        self._reading = False
         self._stopping = False
         self._group_gone = False
-        self._again_hot = False
-        self._main_hot = True
         self._reconcile_at = 0.0
         self._start_at = boottime() + subscription.delay_auto_start
         self._greenlet: gevent.Greenlet[..., None] | None = None
@@ -177,7 +168,7 @@ class Consumer:
         """Bring the reader back from the server. It may be about to block, so ask until it is out."""
         backoff = Backoff(0.005, 0.1)
         deadline = boottime() + 2 * BLOCK_MS / 1000
-        while self._reading and boottime() < deadline:
+        while self.reading.under_way and boottime() < deadline:
             if self._client_id is not None:
                 try:
                     self.around.broker.call("CLIENT", "UNBLOCK", self._client_id)
@@ -193,7 +184,7 @@ class Consumer:
 
     def leave_at_once(self, membership: Membership) -> None:
         """Its lease is lost: the reader must not wait on under that name, maybe on a connection that is dead."""
-        if self._reading and self.membership is membership:
+        if self.reading.under_way and self.membership is membership:
             self._link.close()
 
     def release(self) -> None:
@@ -246,7 +237,7 @@ class Consumer:
                 assert self.membership is not None
                 if boottime() >= self._reconcile_at:
                     self._reconcile(self.membership)
-                room = self._count()
+                room = self._count(self.membership)
                 if not room:
                     self._trying_since = None
                     self.around.slots.changed.wait(UNSURE_POLL_S if boottime() >= self.membership.deadline else 1.0)
@@ -354,59 +345,21 @@ class Consumer:
         self._reconcile_at = boottime() + (BLOCK_MS / 1000 + 1 if after_reconnect else RECONCILE_S)
         self._end_older()
 
-    def _count(self) -> int:
+    def _count(self, membership: Membership) -> int:
         """How many messages may be read now."""
-        membership, slots, subscription = self.membership, self.around.slots, self.subscription
         if self.state != STARTED or self.around.paused is not None or boottime() < self._start_at:
             return 0
-        if membership is None or membership.lost or boottime() >= membership.deadline or not self.looked:
-            return 0
-        if len(membership.jobs) >= slots.total + UNCOMMITTED or slots.wanted or self.takes_over:
-            return 0
-        count = self.room
-        if subscription.batch_size is not None:
-            count = min(count, subscription.batch_size)
-        return count
+        return self.reading.count(membership)
 
     @property
     def room(self) -> int:
         """How many messages of this subscription could start now."""
-        if self.around.queue.closed:
-            return 0
-        free, limit = self.around.slots.free, self.subscription.concurrency
-        return max(0, free if limit is None else min(free, limit - self.active))
+        return self.reading.room
 
     def _read(self, membership: Membership, room: int) -> None:
         started = time.monotonic()
-        slots = self.around.slots
-        main, block, count, pause = True, True, room, 0.0
-        if self._again_hot:
-            # COUNT holds for each of the two streams, so share it out while both may have something.
-            if room == 1:
-                main = block = False
-            else:
-                count = room // 2
-        if not self.around.alone:
-            if self._main_hot:
-                block = False
-            else:
-                # Others need the slots while this read waits on the server; with the last one it must not wait.
-                count = max(1, count // 4)
-                if block and count >= slots.free:
-                    block, pause = False, POLL_S
-        reserved = count if block and not self.around.alone else 0
-        slots.reserved += reserved
-        self._reading = True
-        try:
-            entries = membership.group.read(self._link.call, count, BLOCK_MS if block else None, main=main)
-        finally:
-            self._reading = False
-            slots.reserved -= reserved
-        self.last_read = boottime()
-        self._main_hot = bool(entries)
-        self._again_hot = any(entry.from_again for entry in entries)
+        entries = self.reading.read(self._link.call, membership, room)
         if not entries:
-            gevent.sleep(pause)
             return
         if self.state != STARTED:
             room = 0  # consumption was stopped while the reply was on its way

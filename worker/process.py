@@ -176,7 +176,7 @@ class WorkerProcess:
         self._janitor.start()
 
     def _describe(self) -> dict[str, Any]:
-        reads = [consumer.last_read for consumer in self._consumers]
+        reads = [consumer.reading.last_at for consumer in self._consumers]
         state = self._state
         if state == "running" and self._around.paused is not None:
             state = "paused"
