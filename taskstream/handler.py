@@ -41,17 +41,53 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Successor:
-    """A message that a finished one publishes; its id is derived, so a repeated run publishes it once.
+    """A message that a finished one publishes; its id is known before, so a repeated run publishes it once.
 
-    It waits while the stream has ``max_length`` entries (None: never).
+    It waits while the stream has ``max_length`` entries (None: never). ``failed``: it says only that what it was to
+    follow has failed, so it may be there beside the same message that is to be run.
     """
 
     stream: str
     message: Message
     max_length: int | None = None
+    failed: bool = False
 
 
-def no_successors(delivery: Delivery, value: object) -> tuple[Successor, ...]:
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A chord that begins: ``then``, as JSON of taskstream.continuation, follows when ``total`` values are there.
+
+    ``id`` is the callback's, ``queue`` where it goes; ``headers`` (JSON) are handed on to it.
+    """
+
+    queue: str
+    id: str
+    total: int
+    then: bytes
+    headers: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Joining:
+    """The ``value`` (JSON) of a chord's member number ``index``; None if it ``failed`` (JSON).
+
+    ``parent`` is the id of its message, ``root`` of the one that all began with.
+    """
+
+    queue: str
+    id: str
+    index: int
+    value: bytes | None
+    failed: bytes | None
+    parent: str
+    root: str
+
+
+Follower = Successor | Opening | Joining
+"""What is to be done before a finished message is acknowledged. Each may be repeated to no effect."""
+
+
+def no_successors(delivery: Delivery, value: object) -> tuple[Follower, ...]:
     """What most handlers publish after they ran."""
     return ()
 
@@ -75,7 +111,7 @@ class Handler:
     settings: Settings = field(default_factory=Settings)
     dump: Callable[[object], bytes] = encode_json
     start: Callable[[], None] | None = None
-    successors: Callable[[Delivery, object], tuple[Successor, ...]] = no_successors
+    successors: Callable[[Delivery, object], tuple[Follower, ...]] = no_successors
 
 
 @dataclass(frozen=True, slots=True)

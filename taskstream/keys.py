@@ -16,6 +16,9 @@ NAME_PATTERN = re.compile(r"[A-Za-z0-9._:-]{1,200}")
 
 RESERVED_PREFIX = "ts:"
 
+GATHER = "ts:gather"
+"""Name of the message by which a workflow goes on from many values to many calls. No task can be called so."""
+
 
 def check_name(kind: str, name: object) -> str:
     """Return ``name`` if it is a valid name; ``kind`` says whose it is in the error.
@@ -90,6 +93,19 @@ def unique_key(text: str) -> str:
     return f"key:{text}"
 
 
+def unique_failure(message_id: str) -> str:
+    """What ``published`` takes for the news that what a message was to follow has failed."""
+    return f"failed:{message_id}"
+
+
+def chord(stream: str, callback_id: str) -> str:
+    """Hash with a TTL: ``total``, ``then``, ``headers``, and the value of each member that is done by its place.
+
+    ``stream`` is where the callback goes.
+    """
+    return f"ts:{{{stream}}}:chord:{callback_id}"
+
+
 def outcomes(message_id: str) -> str:
     """Hash with a TTL: group → delivery number and outcome of this message, in the Redis result store."""
     return f"ts:{{{message_id}}}:outcomes"
@@ -124,6 +140,7 @@ _KINDS = {
     "deaths": b"hash",
     "control": b"hash",
     "outcomes": b"hash",
+    "chord": b"hash",
     "watched": b"string",
     "published": b"string",
 }

@@ -37,6 +37,24 @@ UNKNOWN_HEADER = f"{OWN_HEADERS}unknown"
 DEATHS_HEADER = f"{OWN_HEADERS}deaths"
 """How many worker processes had died under a message when it was put back: whoever reads it next is to know."""
 
+THEN_HEADER = f"{OWN_HEADERS}then"
+"""What follows a message of a workflow: see taskstream.continuation."""
+
+FAILED_HEADER = f"{OWN_HEADERS}failed"
+"""Why a message is not to be run but to end at once: what it was to follow has failed."""
+
+PARENT_HEADER = f"{OWN_HEADERS}parent"
+"""Id of the message whose run published this one."""
+
+ROOT_HEADER = f"{OWN_HEADERS}root"
+"""Id of the message that all of this began with, where that is another one."""
+
+GROUP_HEADER = f"{OWN_HEADERS}group"
+"""Id of the group that the message belongs to."""
+
+PLACE_HEADERS = frozenset({THEN_HEADER, PARENT_HEADER, ROOT_HEADER, GROUP_HEADER})
+"""Those of Taskstream's own that say where a message belongs; it keeps them when it is requeued."""
+
 _encode_json = msgspec.json.Encoder().encode
 _decode_headers = msgspec.json.Decoder(dict[str, Any]).decode
 _decode_fields = msgspec.json.Decoder(list[str]).decode

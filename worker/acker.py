@@ -13,17 +13,16 @@ import gevent
 import redis
 from gevent.event import Event
 
-from taskstream import keys
-from taskstream.broker import Broker, Envelope
+from taskstream.broker import Broker
 from taskstream.broker.group import Batch
 from taskstream.connection import READ_TIMEOUT_S, Profile, error_text
-from taskstream.errors import QueueFull, TaskstreamError
 from taskstream.link import Link
 from taskstream.logs import FieldLogger
 
 from .backoff import RECONNECT_MOST_S, Backoff
 from .keeper import Keeper
 from .membership import Job, Membership
+from .successors import Successors
 
 BATCH = 1_000
 
@@ -42,7 +41,6 @@ class Acker:
         log: FieldLogger,
         on_retry: Callable[[int], None],
     ) -> None:
-        self._broker = broker
         # A connection of its own: taking one from a pool costs more than a small commit.
         self._link = Link(broker.url, Profile(socket_timeout=READ_TIMEOUT_S))
         self._keeper = keeper
@@ -50,8 +48,7 @@ class Acker:
         self._on_retry = on_retry
         self._done: deque[Job] = deque()
         self._wake = Event()
-        self._hurry = Event()
-        self._full: str | None = None
+        self._successors = Successors(broker, log)
         self._busy = False
         self._watched = False
 
@@ -71,7 +68,7 @@ class Acker:
 
     def hurry(self) -> None:
         """The process stops: what waits for room in a full stream goes over its limit rather than be run again."""
-        self._hurry.set()
+        self._successors.hurry()
 
     @property
     def idle(self) -> bool:
@@ -101,7 +98,8 @@ class Acker:
         outcomes = [job.outcome for job in jobs if job.outcome is not None]
         if outcomes and self._keeper is not None and not self._keeper.keep(membership, outcomes):
             return
-        if not self._publish_successors(membership, jobs):
+        followers = [follower for job in jobs for follower in job.successors]
+        if followers and not self._successors.publish(membership, followers):
             return
         if not self._commit(membership, jobs):
             return
@@ -114,52 +112,6 @@ class Acker:
         if delays:
             self._on_retry(min(delays))
         membership.consumer.notice_room()
-
-    def _publish_successors(self, membership: Membership, jobs: list[Job]) -> bool:
-        items = [
-            Envelope(to.stream, to.message, (keys.unique_id(to.message.id),), to.max_length)
-            for job in jobs
-            for to in job.successors
-        ]
-        backoff = Backoff(0.05, RECONNECT_MOST_S)
-        if not items:
-            return True
-        failing = waited = False
-        while items:
-            if not membership.wait_until_sure():
-                return False
-            batch = items[:BATCH]
-            if self._hurry.is_set():
-                batch = [envelope._replace(max_length=None) for envelope in batch]
-            try:
-                self._broker.publish_many(batch, finishing=True)
-                del items[:BATCH]
-            except QueueFull as error:
-                # Back pressure: nothing of these is acknowledged, so this stage stops reading and its own stream fills.
-                if error.sent:
-                    del items[: len(error.sent)]
-                    backoff.reset()
-                self._say_full(error)
-                waited = True
-                self._hurry.wait(backoff.next())
-            except TaskstreamError as error:
-                if not failing:
-                    failing = True
-                    self._log.warning("Next stage cannot be published, trying on", {"error": error})
-                gevent.sleep(backoff.next())
-        if not waited:
-            self._say_full(None)
-        return True
-
-    def _say_full(self, error: QueueFull | None) -> None:
-        """One line when the next stage is full, and one when a whole batch found room again."""
-        if error is not None and self._full is None:
-            about = {"stream.name": error.stream, "stream.length": error.length, "stream.max_length": error.limit}
-            self._log.warning("Next stage is full, waiting for room", about)
-            self._full = error.stream
-        elif error is None and self._full is not None:
-            self._log.info("Next stage has room again", {"stream.name": self._full})
-            self._full = None
 
     def _commit(self, membership: Membership, jobs: list[Job]) -> bool:
         batch = Batch()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from taskstream.broker.group import Entry
+from taskstream.continuation import failed_before
 from taskstream.errors import InvalidMessage, TimeLimitExceeded
 from taskstream.message import DEATHS_HEADER, Delivery, Message, from_fields
 from taskstream.results.base import Failure
@@ -60,10 +61,13 @@ def _accept(consumer: Consumer, membership: Membership, entry: Entry, run: bool)
         unreadable = str(error)
         message = Message(f"entry-{entry.entry_id}", "", b"")
     deaths = entry.deaths
-    if message.headers and DEATHS_HEADER in message.headers:
-        known = message.headers[DEATHS_HEADER]
-        # Anybody can have written it.
-        deaths = max(deaths, min(known, MAX_DEATHS)) if isinstance(known, int) else deaths
+    failed = None
+    if message.headers:
+        failed = failed_before(message)
+        if DEATHS_HEADER in message.headers:
+            known = message.headers[DEATHS_HEADER]
+            # Anybody can have written it.
+            deaths = max(deaths, min(known, MAX_DEATHS)) if isinstance(known, int) else deaths
     delivery = Delivery(
         message, stream, group, entry.entry_id, message.deliveries + entry.times, entry.from_again, deaths
     )
@@ -74,6 +78,10 @@ def _accept(consumer: Consumer, membership: Membership, entry: Entry, run: bool)
     if unreadable is not None:
         outcomes.bury_unreadable(job, entry.fields, unreadable, around.worker)
         around.log.error("Entry is no Taskstream message: dead letter", {**_about(job), "reason": unreadable})
+        acker.put(job)
+    elif failed is not None:
+        outcomes.end_unrun(job, failed, around.worker, around.keep_results)
+        around.log.debug("Not run: what it was to follow has failed", {**_about(job), "failed.id": failed.id})
         acker.put(job)
     elif entry.why and handler is not None:
         outcomes.fail(job, TimeLimitExceeded(entry.why), around.worker, around.keep_results)

@@ -8,7 +8,7 @@ import gevent
 from gevent.lock import RLock
 
 from taskstream.broker.group import Call, ConsumerGroup
-from taskstream.handler import Handler, Successor
+from taskstream.handler import Follower, Handler
 from taskstream.message import Delivery
 from taskstream.results.base import Outcome
 
@@ -96,4 +96,4 @@ class Job:
         self.handed = False
         self.lane: Lane | None = None
         self.outcome: Outcome | None = None
-        self.successors: tuple[Successor, ...] = ()
+        self.successors: tuple[Follower, ...] = ()

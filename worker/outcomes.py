@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from taskstream import continuation
+from taskstream.continuation import Failed
 from taskstream.errors import InvalidMessage, Shutdown, TimeLimitExceeded
 from taskstream.handler import Settings
 from taskstream.logs import type_name
@@ -67,13 +69,10 @@ def fail(job: Job, error: BaseException, worker: str, keep: bool) -> None:
         job.move = "r"
         job.delay_ms = int(delay_s * 1000)
         job.payload = fields_json(_again(delivery, attempt=delivery.message.attempt + 1))
-        state = RETRY
+        if keep:
+            job.outcome = _outcome(job, RETRY, worker, _NULL, describe(error))
     else:
-        job.move = "d"
-        job.payload = letter(job, describe(error), worker)
-        state = FAILURE
-    if keep:
-        job.outcome = _outcome(job, state, worker, _NULL, describe(error))
+        bury(job, describe(error), worker, keep)
 
 
 def may_retry(error: BaseException, settings: Settings) -> bool:
@@ -122,6 +121,29 @@ def bury(job: Job, failure: Failure, worker: str, keep: bool) -> None:
     job.payload = letter(job, failure, worker)
     if keep:
         job.outcome = _outcome(job, FAILURE, worker, _NULL, failure)
+    tell(job, FAILURE, failure)
+
+
+def tell(job: Job, state: str, failure: Failure) -> None:
+    """What follows a message of a workflow is to hear that it has failed for good."""
+    message = job.delivery.message
+    if continuation.has_followers(message):
+        failed = continuation.failed_with(message, state, failure.type, failure.message, failure.traceback)
+        job.successors = continuation.after_failure(message, failed)
+
+
+def end_unrun(job: Job, failed: Failed, worker: str, keep: bool) -> None:
+    """What the message was to follow has failed: it ends as that did, and passes it on.
+
+    It is no dead letter: when what failed is requeued and succeeds, the message comes again to be run. So the outcome
+    is that of delivery 0, which any real one replaces, whichever is written first.
+    """
+    job.move = "a"
+    if keep:
+        failure = Failure(failed.type, failed.message, failed.traceback)
+        outcome = _outcome(job, failed.state, worker, _NULL, failure)
+        job.outcome = msgspec.structs.replace(outcome, delivery=0, attempts=0)
+    job.successors = continuation.after_failure(job.delivery.message, failed)
 
 
 def describe(error: BaseException) -> Failure:

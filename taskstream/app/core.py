@@ -25,10 +25,11 @@ from taskstream.app.waiter import Waiter
 from taskstream.arguments import decode_json
 from taskstream.broker import Broker, Envelope
 from taskstream.connection import PRODUCER, open_pool
+from taskstream.continuation import gather_handler
 from taskstream.durations import parse_duration
 from taskstream.errors import ConfigError, ResultUnavailable, ValidationError
 from taskstream.handler import DEAD_RETENTION_S, QUEUE_GROUP, Subscription
-from taskstream.keys import check_name
+from taskstream.keys import GATHER, check_name
 from taskstream.message import MESSAGE_ID, Message
 from taskstream.results import open_store
 from taskstream.results.base import Outcome, ResultStore
@@ -344,6 +345,7 @@ class Taskstream:
         if not self._tasks:
             raise ConfigError(f"app {self.name} has no tasks: register functions with @app.task")
         handlers = {name: task.handler() for name, task in self._tasks.items()}
+        handlers[GATHER] = gather_handler(self.name)
         return [
             Subscription(
                 label=queue,

@@ -14,11 +14,12 @@ from taskstream.app.options import Options
 from taskstream.app.result import AsyncResult, ResultSource
 from taskstream.app.signature import Signature
 from taskstream.arguments import Arguments, ReturnValue
+from taskstream.continuation import after
 from taskstream.errors import ConfigError
-from taskstream.handler import Handler
+from taskstream.handler import Follower, Handler
 from taskstream.inline import as_plain
 from taskstream.keys import check_name
-from taskstream.message import Delivery, Message, new_id
+from taskstream.message import THEN_HEADER, Delivery, Message, new_id
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -148,6 +149,14 @@ class Task(Generic[P, R, C]):
             value = function(*args, **kwargs)
             return run_async(value) if isinstance(value, types.CoroutineType) else value
 
+        dump = self.returns.dump
+
+        def successors(delivery: Delivery, value: object) -> tuple[Follower, ...]:
+            headers = delivery.message.headers
+            if not headers or THEN_HEADER not in headers:
+                return ()
+            return after(delivery.message, lambda: dump(value))
+
         return Handler(
             name=self.name,
             run=run,
@@ -155,7 +164,8 @@ class Task(Generic[P, R, C]):
             version="-",
             log_done_at=logging.DEBUG,
             settings=self.settings,
-            dump=self.returns.dump,
+            dump=dump,
+            successors=successors,
         )
 
     def __repr__(self) -> str:

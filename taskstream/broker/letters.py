@@ -20,7 +20,7 @@ from taskstream import keys
 from taskstream.broker.publisher import Publisher
 from taskstream.broker.script import Script
 from taskstream.errors import InvalidMessage, ValidationError
-from taskstream.message import HISTORY_HEADER, OWN_HEADERS, Message, fields_of, from_fields
+from taskstream.message import HISTORY_HEADER, OWN_HEADERS, PLACE_HEADERS, Message, fields_of, from_fields
 from taskstream.results.base import Failure
 
 PIECE = 100
@@ -301,7 +301,11 @@ def fields_to_requeue(letter: DeadLetter, *, force: bool = False) -> Sequence[st
     """
     try:
         message = letter.message()
-        headers = {name: value for name, value in (message.headers or {}).items() if not name.startswith(OWN_HEADERS)}
+        headers = {
+            name: value
+            for name, value in (message.headers or {}).items()
+            if name in PLACE_HEADERS or not name.startswith(OWN_HEADERS)
+        }
         death = Death(
             letter.error.type, letter.error.message[:HISTORY_TEXT], letter.attempts, letter.deliveries, letter.died_ms
         )

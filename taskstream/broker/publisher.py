@@ -201,6 +201,10 @@ class Publisher:
         """Send one command over a pooled connection; errors as in ``publish``, NoScriptError as it is."""
         return self._round_trip([command])[0]
 
+    def calls(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        """Send several commands in one round trip; raises the first error, as ``call`` does."""
+        return self._round_trip(commands)
+
     def close(self) -> None:
         """Close every pooled connection."""
         self._links.close()

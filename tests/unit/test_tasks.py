@@ -24,6 +24,7 @@ from taskstream.app.loading import load_app
 from taskstream.broker import Envelope
 from taskstream.broker.publisher import Sent
 from taskstream.handler import QUEUE_GROUP, Handler
+from taskstream.keys import GATHER
 from taskstream.message import Delivery, Message
 
 
@@ -274,7 +275,7 @@ def test_a_pool_works_off_every_queue_the_tasks_name(app: Taskstream) -> None:
         ("images", "images", "taskstream"),
         ("shop", "shop", "taskstream"),
     ]
-    assert all(set(one.handlers) == {"shop.thumbnail", "other"} for one in found)
+    assert all(set(one.handlers) == {"shop.thumbnail", "other", GATHER} for one in found)
     assert [one.label for one in app.subscriptions(["b", "images", "b"])] == ["b", "images"]
     with pytest.raises(ConfigError, match="queue 'a b'"):
         app.subscriptions(["a b"])

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from taskstream.errors import ConfigError
+from taskstream.keys import GATHER
 from taskstream_worker.loading import Loaded, load
 from taskstream_worker.options import PoolOptions, Target
 
@@ -91,7 +92,7 @@ def test_an_app_of_tasks(folder: Path) -> None:
         ("loading", "loading", "taskstream"),
         ("other", "other", "taskstream"),
     ]
-    assert all(set(one.handlers) == {"loading.one", "loading.two"} for one in loaded.subscriptions)
+    assert all(set(one.handlers) == {"loading.one", "loading.two", GATHER} for one in loaded.subscriptions)
     assert loaded.broker_url == "redis://in-code:1/0"
     assert loaded.store is not None and loaded.store.url == f"json://{folder}/results"
     assert (loaded.log_level, loaded.log_format) == ("INFO", "text")
