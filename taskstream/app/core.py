@@ -33,7 +33,7 @@ from taskstream.keys import GATHER, check_name
 from taskstream.message import MESSAGE_ID, Message
 from taskstream.results import open_store
 from taskstream.results.base import Outcome, ResultStore
-from taskstream.results.store import DEFAULT_RETENTION_S, FSYNC_POLICIES, check_url
+from taskstream.results.store import DEFAULT_RETENTION_S, FSYNC_POLICIES, check_results, check_url
 
 if TYPE_CHECKING:
     from taskstream.outbox import Outbox
@@ -58,9 +58,10 @@ class Taskstream:
     ``name`` begins its tasks' names and is their default queue. ``broker`` is a URL: ``redis://``,
     ``rediss://`` (TLS), ``unix://`` or ``sentinel://``. ``results`` says where outcomes are kept:
     ``file://PATH``, ``json://PATH`` (a relative path is relative to the folder of the module that makes the
-    app) or ``redis://…``; None keeps none. ``dead_retention`` is how long dead letters are kept, ``result_retention``
-    how long results are: seconds, or text such as ``"12h"`` or ``"7d"``. ``result_fsync`` says when a result counts
-    as written: ``commit``, once it is on the disk, or ``checkpoint``, once it survives the end of any process.
+    app) or ``redis://…``, or is a ResultStore of your own; None keeps none. ``dead_retention`` is how long dead
+    letters are kept, ``result_retention`` how long results are: seconds, or text such as ``"12h"`` or ``"7d"``.
+    ``result_fsync`` says when a result counts as written: ``commit``, once it is on the disk, or ``checkpoint``,
+    once it survives the end of any process.
 
     What the environment says goes before what the code says: ``TASKSTREAM_BROKER``, or the running
     ``taskstream dev`` of the working folder, is the broker; ``TASKSTREAM_RESULTS`` the result store (a relative
@@ -78,7 +79,7 @@ class Taskstream:
         self,
         name: str,
         broker: str | None = None,
-        results: str | None = None,
+        results: str | ResultStore | None = None,
         *,
         dead_retention: float | str = DEAD_RETENTION_S,
         result_retention: float | str = DEFAULT_RETENTION_S,
@@ -86,7 +87,7 @@ class Taskstream:
         max_length: int | None = None,
         outbox: str | None = None,
     ) -> None:
-        for option, url in (("broker", broker), ("results", results), ("outbox", outbox)):
+        for option, url in (("broker", broker), ("outbox", outbox)):
             if url is not None and not isinstance(url, str):
                 raise ConfigError(f"Taskstream({name!r}): {option}={url!r} is not a URL")
         if max_length is not None and (type(max_length) is not int or max_length < 1):
@@ -104,10 +105,10 @@ class Taskstream:
         # Neither connects. What the environment replaces is not used at all.
         if broker is not None and not os.environ.get("TASKSTREAM_BROKER"):
             open_pool(broker, PRODUCER).disconnect()
-        if results is not None and not os.environ.get("TASKSTREAM_RESULTS"):
-            check_url(results)
+        self._own_results = check_results(results)
+        if isinstance(self._own_results, str) and not os.environ.get("TASKSTREAM_RESULTS"):
+            check_url(self._own_results)
         self._broker_url = broker
-        self._results_url = results
         self._results_base = _folder_of_caller()
         self._broker_override: str | None = None
         self._results_override: str | None = None
@@ -282,8 +283,10 @@ class Taskstream:
         with self._lock:
             if not self._store_open:
                 elsewhere = self._results_override or os.environ.get("TASKSTREAM_RESULTS")
-                url, base = (elsewhere, Path.cwd()) if elsewhere else (self._results_url, self._results_base)
-                self._store = open_store(url, base=base, retention=self._result_retention, fsync=self._result_fsync)
+                found, base = (elsewhere, Path.cwd()) if elsewhere else (self._own_results, self._results_base)
+                if found is None or isinstance(found, str):
+                    found = open_store(found, base=base, retention=self._result_retention, fsync=self._result_fsync)
+                self._store = found
                 self._store_open = True
             return self._store
 

@@ -150,7 +150,7 @@ def _of_app(name: str) -> Facts:
         broker = None  # one may be embedded or given
     return Facts(
         broker=broker,
-        results=app.results.url if app.results is not None else None,
+        results=_url_of(app.results),
         docs_path=None,
         packages=[str(Path(file).resolve().parent)] if file else [],
         subscriptions=[Known(one.label, one.label, one.stream, one.group) for one in app.subscriptions()],
@@ -167,7 +167,7 @@ def _of_configuration(target: Target, api_file: str | None) -> Facts:
     packages = (sys.modules[app.package].__file__ for app in loaded.apps if app.package in sys.modules)
     return Facts(
         broker=server.broker_url,
-        results=store.url if store is not None else None,
+        results=_url_of(store),
         docs_path=server.docs_path,
         packages=sorted({str(Path(file).resolve().parent) for file in packages if file}),
         subscriptions=_known(_read(target)[1]),
@@ -188,6 +188,19 @@ def _results_of(server: ServerConfig) -> ResultStore | None:
     if elsewhere:
         return open_store(elsewhere, base=Path.cwd())
     return open_store(server.results_url, base=server.base, retention=server.retention, fsync=server.fsync)
+
+
+def _url_of(store: ResultStore | None) -> str | None:
+    """Where another process finds the results; None also for an object of the code's own, whose URL opens nothing."""
+    from taskstream.results.store import check_url
+
+    if store is None:
+        return None
+    try:
+        check_url(store.url)
+    except ConfigError:
+        return None
+    return store.url
 
 
 def _known(apps: list[AppConfig]) -> list[Known]:

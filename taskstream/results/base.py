@@ -46,14 +46,18 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class ResultStore(Protocol):
-    """Keeps outcomes, one per message id and group. Every method may block; all are thread-safe."""
+    """Keeps outcomes, one per message id and group. Every method may block; all are thread-safe.
+
+    A process that forked uses the store as well: what it must not share with its parent it opens anew.
+    """
 
     url: str
-    """The URL it was opened from, paths made absolute."""
+    """The URL it was opened from, paths made absolute. Processes whose stores have one URL keep them in one place."""
 
     def write(self, outcomes: Sequence[Outcome]) -> None:
         """Keep a batch, durable by the store's fsync policy when this returns.
 
+        A record is replaced only by an outcome whose ``delivery`` is equal or higher. The same batch may come again.
         Raises OSError (or a store's own error that derives from it) if the batch could not be kept whole.
         """
 
@@ -67,4 +71,4 @@ class ResultStore(Protocol):
         """Delete at most ``limit`` outcomes that finished longer ago than the retention; return how many."""
 
     def close(self) -> None:
-        """Release files and connections."""
+        """Release files and connections; the next call opens them again."""

@@ -19,7 +19,7 @@ from taskstream.connection import PRODUCER, display_url, open_pool
 from taskstream.errors import ResultUnavailable
 from taskstream.link import Link
 from taskstream.results.base import Outcome
-from taskstream.results.encoding import from_json, to_json
+from taskstream.results.encoding import from_json, pack, to_json, unpack
 from taskstream.results.errors import ResultStoreError
 
 _KEEP_OUTCOME = Script("keep_outcome")
@@ -46,7 +46,7 @@ class RedisStore:
     def write(self, outcomes: Sequence[Outcome]) -> None:
         """Keep a batch, 500 a round trip. Raises ResultStoreError; writing it again is safe."""
         runs = [
-            ([keys.outcomes(outcome.id)], [outcome.group, outcome.delivery, to_json(outcome), self._ttl_ms])
+            ([keys.outcomes(outcome.id)], [outcome.group, outcome.delivery, _record(outcome), self._ttl_ms])
             for outcome in outcomes
         ]
         try:
@@ -65,7 +65,7 @@ class RedisStore:
                 reply = self._link().call("HVALS", keys.outcomes(message_id))
             else:
                 reply = [self._link().call("HGET", keys.outcomes(message_id), group)]
-            return [from_json(record.partition(b" ")[2]) for record in reply if record is not None]
+            return [_outcome(record.partition(b" ")[2]) for record in reply if record is not None]
         except (redis.RedisError, OSError, msgspec.DecodeError) as error:
             text = str(error) or type(error).__name__
             raise ResultUnavailable(f"result store {self._display_url} cannot be read: {text}") from error
@@ -85,3 +85,13 @@ class RedisStore:
             link = self._local.link = Link(self.url, PRODUCER)
             self._links.add(link)
         return link
+
+
+def _record(outcome: Outcome) -> bytes:
+    """The outcome as JSON, which begins with a brace; a large one compressed, which begins with zlib's mark."""
+    text = to_json(outcome)
+    return pack(text) or text
+
+
+def _outcome(record: bytes) -> Outcome:
+    return from_json(record if record.startswith(b"{") else unpack(record))

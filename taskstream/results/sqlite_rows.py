@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from taskstream.results.base import Failure, Outcome
-from taskstream.results.encoding import encoded
+from taskstream.results.encoding import encoded, pack, unpack
 
 SCHEMA = 1
 """Kept in ``user_version``. A higher one in the file was written by a later release and is left alone."""
@@ -22,6 +22,9 @@ BUSY_TIMEOUT_S = 10.0
 BUSY_POLL_S = 0.002
 """How long SQLite itself waits, before ``patiently`` asks again. Left alone it sleeps up to 100 ms between two
 looks, and of two processes that write all the time one waits for half a second now and then."""
+
+Value = str | int | bytes
+"""What a column holds."""
 
 COLUMNS = "id, grp, delivery, finished_ms, record"
 _WIDTH = 5
@@ -34,6 +37,7 @@ _CREATE = (
 CREATE TABLE outcomes (
     id TEXT NOT NULL, grp TEXT NOT NULL, delivery INTEGER NOT NULL, finished_ms INTEGER NOT NULL,
     record TEXT NOT NULL, -- [handler, state, attempts, sent_ms, started_ms, worker, value, error, request_id]
+    -- as JSON; a large one as BLOB: the same, compressed by zlib
     UNIQUE (id, grp)
 )""",
     "CREATE INDEX outcomes_finished ON outcomes (finished_ms)",
@@ -71,15 +75,15 @@ def create(connection: sqlite3.Connection) -> None:
     connection.execute("COMMIT")
 
 
-def parameters(outcomes: Sequence[Outcome]) -> list[str | int]:
+def parameters(outcomes: Sequence[Outcome]) -> list[Value]:
     """The rows of a batch, one after the other, as ``write`` takes them."""
-    values: list[str | int] = []
+    values: list[Value] = []
     for outcome in outcomes:
         values += encoded(_row, outcome)
     return values
 
 
-def _row(outcome: Outcome) -> tuple[str, str, int, int, str]:
+def _row(outcome: Outcome) -> tuple[str, str, int, int, str | bytes]:
     record = _encode_record(
         (
             outcome.handler,
@@ -93,12 +97,14 @@ def _row(outcome: Outcome) -> tuple[str, str, int, int, str]:
             outcome.request_id,
         )
     )
-    return outcome.id, outcome.group, outcome.delivery, outcome.finished_ms, record.decode()
+    return outcome.id, outcome.group, outcome.delivery, outcome.finished_ms, pack(record) or record.decode()
 
 
-def outcome_of(row: tuple[str, str, int, int, str]) -> Outcome:
+def outcome_of(row: tuple[str, str, int, int, str | bytes]) -> Outcome:
     """The outcome in a row of COLUMNS. Raises msgspec.DecodeError if it is not ours."""
     message_id, group, delivery, finished_ms, record = row
+    if isinstance(record, bytes):
+        record = unpack(record)
     handler, state, attempts, sent_ms, started_ms, worker, value, error, request_id = _decode_record(record)
     return Outcome(
         id=message_id,
@@ -117,7 +123,7 @@ def outcome_of(row: tuple[str, str, int, int, str]) -> Outcome:
     )
 
 
-def patiently(connection: sqlite3.Connection, statement: str, values: Sequence[str | int] = ()) -> sqlite3.Cursor:
+def patiently(connection: sqlite3.Connection, statement: str, values: Sequence[Value] = ()) -> sqlite3.Cursor:
     """Execute a statement that may have to wait for other processes, 10 s at most. Raises sqlite3.Error."""
     deadline: float | None = None
     while True:
@@ -132,7 +138,7 @@ def patiently(connection: sqlite3.Connection, statement: str, values: Sequence[s
                 raise
 
 
-def write(connection: sqlite3.Connection, values: list[str | int]) -> None:
+def write(connection: sqlite3.Connection, values: list[Value]) -> None:
     """Keep a batch in one transaction. Raises sqlite3.Error with nothing of it kept."""
     patiently(connection, "BEGIN IMMEDIATE")
     try:
@@ -151,7 +157,7 @@ def write(connection: sqlite3.Connection, values: list[str | int]) -> None:
         raise
 
 
-def log_bytes(values: Sequence[str | int]) -> int:
+def log_bytes(values: Sequence[Value]) -> int:
     """About how much a batch adds to the write-ahead log: its rows, and three pages at the tables' ends."""
     return 3 * 4096 + 60 * len(values) + sum(map(len, values[4::_WIDTH]))  # type: ignore[arg-type]
 

@@ -8,6 +8,7 @@ from taskstream.connection import PRODUCER, open_pool
 from taskstream.errors import ConfigError
 from taskstream.results.base import ResultStore
 from taskstream.results.json_files import JsonFileStore
+from taskstream.results.plugged import PluggedStore, factory_for, open_plugged
 from taskstream.results.redis_store import RedisStore
 from taskstream.results.sqlite import SqliteStore
 
@@ -18,6 +19,7 @@ FSYNC_POLICIES = ("commit", "checkpoint")
 hands, so it survives the end of any process but not a power cut."""
 
 REDIS_SCHEMES = ("redis", "rediss", "unix", "sentinel")
+_FOLDERS = ("file", "json")
 
 
 def open_store(
@@ -25,7 +27,8 @@ def open_store(
 ) -> ResultStore | None:
     """The result store at ``url``; None (keep no results) for None and ``"null"``.
 
-    ``file://FOLDER`` SQLite · ``json://FOLDER`` one file per message · ``redis://…`` for several hosts. A
+    ``file://FOLDER`` SQLite · ``json://FOLDER`` one file per message · ``redis://…`` for several hosts · any other
+    scheme that an installed package brings a store for (``taskstream.results.plugged``). A
     relative folder is relative to ``base``; it is taken as it is written, without percent-decoding.
     ``retention`` in seconds. An existing database is looked at; nothing is made before the first write.
     Raises ConfigError.
@@ -40,6 +43,8 @@ def open_store(
     scheme, _, rest = url.partition("://")
     if scheme in REDIS_SCHEMES:
         return RedisStore(url, retention=retention)
+    if scheme not in _FOLDERS and (found := factory_for(scheme)) is not None:
+        return open_plugged(found, url, base=base, retention=retention, fsync=fsync)
     folder = (base / rest).absolute()
     if scheme == "json":
         return JsonFileStore(folder, retention=retention, fsync=fsync)
@@ -48,12 +53,25 @@ def open_store(
     return store
 
 
+def check_results(given: str | ResultStore | None) -> str | ResultStore | None:
+    """What an app's author gave for ``results``: a URL as it is, a store's object held to its contract, or None.
+
+    Opens nothing. Raises ConfigError for what is none of them.
+    """
+    if given is None or isinstance(given, str):
+        return given
+    return PluggedStore(given, f"results={given!r:.200}")
+
+
 def check_url(url: str) -> None:
     """Raise ConfigError for a URL that names no result store. Opens nothing."""
     scheme, separator, rest = url.partition("://")
     if separator and scheme in REDIS_SCHEMES:
         open_pool(url, PRODUCER).disconnect()  # connects to nothing
-    elif url != "null" and (scheme not in ("file", "json") or not rest or "\0" in rest):
+    elif url == "null" or (scheme in _FOLDERS and rest and "\0" not in rest):
+        return
+    elif scheme in _FOLDERS or not separator or factory_for(scheme) is None:
         raise ConfigError(
-            f"results URL {url!r} cannot be used: use file://FOLDER, json://FOLDER, redis://HOST:PORT/DB or null"
+            f"results URL {url!r} cannot be used: use file://FOLDER, json://FOLDER, redis://HOST:PORT/DB or null, "
+            "or install what brings its scheme"
         )

@@ -1,8 +1,8 @@
 -- Keep one outcome, unless the record there is from a later delivery. Moves no message.
--- KEYS[1]  hash of the message's outcomes: group -> "<delivery> <outcome as JSON>"
+-- KEYS[1]  hash of the message's outcomes: group -> "<delivery> <outcome>"
 -- ARGV[1]  group
 -- ARGV[2]  delivery number
--- ARGV[3]  outcome as JSON
+-- ARGV[3]  outcome: JSON, a large one compressed by zlib
 -- ARGV[4]  time to live of the hash (ms)
 -- Returns 1 if kept, 0 if a later one is there.
 local known = redis.call('HGET', KEYS[1], ARGV[1])

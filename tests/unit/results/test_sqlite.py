@@ -88,6 +88,69 @@ def test_a_damaged_database_is_moved_aside_and_nothing_new_is_lost(
     assert len(damaged_files(tmp_path)) == 1
 
 
+def test_a_file_cut_short_anywhere_is_found_at_opening(tmp_path: Path) -> None:
+    """Given a database of many pages, When a power cut leaves its first n bytes, Then new outcomes are kept.
+
+    Only a file that lost nothing may go on as it is: what is left of any other would answer wrongly later.
+    """
+    ids = filled(tmp_path, 1000)
+    whole = (tmp_path / "results" / "results.sqlite3").read_bytes()
+    pages = len(whole) // 4096
+    middle = pages // 2 * 4096
+    for cut in (
+        0,
+        1,
+        100,
+        4095,
+        4096,
+        4097,
+        3 * 4096,
+        middle,
+        middle + 9,
+        (pages - 1) * 4096,
+        len(whole) - 1,
+        len(whole),
+    ):
+        folder = tmp_path / f"cut-{cut}"
+        (folder / "results").mkdir(parents=True)
+        (folder / "results" / "results.sqlite3").write_bytes(whole[:cut])
+        store = reopened(folder)
+        fresh = outcome(new_id())
+        store.write([fresh])
+        assert store.read(fresh.id) == [fresh]
+        kept = sum(bool(store.read(message_id)) for message_id in ids[::100])
+        store.close()
+        assert kept == (10 if cut == len(whole) else 0)
+        # To SQLite, a file of less than a header is an empty one; there is nothing in it to move aside
+        assert len(damaged_files(folder)) == (0 if cut in (0, 1, len(whole)) else 1), cut
+
+
+def test_a_log_cut_short_keeps_what_was_before_the_cut(tmp_path: Path) -> None:
+    """Given outcomes that are only in the log, When it is cut short, Then whole batches up to the cut are there."""
+    store = reopened(tmp_path)
+    batches = [[outcome(new_id()) for _ in range(20)] for _ in range(10)]
+    for batch in batches:
+        store.write(batch)
+    source = tmp_path / "results"
+    log = (source / "results.sqlite3-wal").read_bytes()
+    main = (source / "results.sqlite3").read_bytes()
+    store.close()
+    counts = []
+    for cut in range(0, len(log) + 1, len(log) // 7):
+        folder = tmp_path / f"cut-{cut}"
+        (folder / "results").mkdir(parents=True)
+        (folder / "results" / "results.sqlite3").write_bytes(main)
+        (folder / "results" / "results.sqlite3-wal").write_bytes(log[:cut])
+        left = reopened(folder)
+        left.write([outcome("fresh")])
+        there = [{bool(left.read(one.id)) for one in batch} for batch in batches]
+        assert left.read("fresh")
+        left.close()
+        assert all(len(found) == 1 for found in there), "a batch is torn"
+        counts.append(sum(found == {True} for found in there))
+    assert counts == sorted(counts) and counts[0] == 0 and counts[-1] >= 8
+
+
 def test_damage_while_the_store_is_open_loses_no_later_outcome(store: SqliteStore, tmp_path: Path) -> None:
     store.write([outcome(new_id()) for _ in range(2000)])
     with sqlite3.connect(tmp_path / "results" / "results.sqlite3") as other:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from outcomes import DAY_MS, NOW_MS, outcome
 
-from taskstream.errors import ConfigError
+from taskstream.errors import ConfigError, ResultUnavailable
 from taskstream.message import encode_json, new_id
 from taskstream.results import FAILURE, RETRY, Failure, Outcome, ResultStore, open_store
 
@@ -116,6 +118,58 @@ def test_values_of_megabytes_are_kept(store: ResultStore) -> None:
     value = msgspec.Raw(encode_json("x" * 3_000_000))
     store.write([outcome(message_id, value=value)])
     assert store.read(message_id)[0].value == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["x" * 8_000, "x" * 50_000, "€\U0001f600" * 20_000, os.urandom(50_000).hex()],
+    ids=["small", "large", "wide", "noise"],
+)
+def test_values_of_any_size_come_back_by_every_way_of_keeping_them(store: ResultStore, text: str) -> None:
+    value = msgspec.Raw(encode_json(text))
+    first, second = outcome(new_id(), value=value), outcome(new_id())
+    store.write([first, second, outcome(new_id(), value=value, delivery=2)])
+    assert store.read(first.id) == [first]
+    assert store.read(second.id) == [second]
+
+
+@pytest.mark.parametrize("store", ["file", "redis"], indirect=True)
+def test_large_values_are_compressed_and_small_ones_are_not(
+    store: ResultStore, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    def kept(text: str) -> bytes:
+        """The record as it is in the store."""
+        one = outcome(new_id(), value=msgspec.Raw(encode_json(text)))
+        store.write([one])
+        assert store.read(one.id) == [one]
+        if store.url.startswith("redis"):
+            client = request.getfixturevalue("redis_client")
+            found: bytes = client.hget(f"ts:{{{one.id}}}:outcomes", one.group)
+            return found
+        with sqlite3.connect(tmp_path / "results" / "results.sqlite3") as connection:
+            ((record,),) = connection.execute("SELECT record FROM outcomes WHERE id = ?", (one.id,)).fetchall()
+        connection.close()
+        return record.encode() if isinstance(record, str) else record
+
+    words = "all work and no play "
+    assert words.encode() in kept(words * 100)
+    assert len(kept(words * 1000)) < 1000
+    assert words.encode() not in kept(words * 1000)
+
+
+def test_a_compressed_record_that_is_damaged_says_so(tmp_path: Path) -> None:
+    store = open_store("file://results", base=tmp_path)
+    assert store is not None
+    one = outcome(new_id(), value=msgspec.Raw(encode_json("x" * 50_000)))
+    store.write([one])
+    with sqlite3.connect(tmp_path / "results" / "results.sqlite3") as connection:
+        connection.execute("UPDATE outcomes SET record = CAST(substr(record, 1, length(record) - 9) AS BLOB)")
+    connection.close()
+    with pytest.raises(ResultUnavailable, match="damaged record"):
+        store.read(one.id)
+    store.write([one])
+    assert store.read(one.id) == [one]
+    store.close()
 
 
 def test_threads_write_and_read_at_the_same_time(store: ResultStore) -> None:
