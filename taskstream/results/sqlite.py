@@ -29,7 +29,7 @@ from taskstream.results import sqlite_rows
 from taskstream.results.base import Outcome
 from taskstream.results.errors import ResultStoreError, remedy
 from taskstream.results.files import locked, make_folder, sync_folder
-from taskstream.results.sqlite_rows import BUSY_POLL_S, BUSY_TIMEOUT_S, COLUMNS, SCHEMA, patiently
+from taskstream.results.sqlite_rows import BUSY_POLL_S, BUSY_TIMEOUT_S, COLUMNS, PAGE_BYTES, SCHEMA, patiently
 
 CHECKPOINT_BYTES = 8 * 1024 * 1024
 """About how much a process writes to the log between two checkpoints; bounds the log per process."""
@@ -39,6 +39,11 @@ SWEEP_CHUNK = 500
 
 ATTEMPTS = 3
 """Tries of one batch when the database is found damaged, moved or deleted underneath."""
+
+_HEADER_BYTES = 100
+"""A shorter file is an empty one to SQLite."""
+
+_TORN_S = 0.05
 
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
@@ -287,6 +292,10 @@ class SqliteStore:
                 return self._open_sound()
 
     def _open_sound(self) -> _Session:
+        if self._ends_amid_a_page():
+            error = sqlite3.DatabaseError("its last page is cut short")
+            error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            raise error
         connection = self._connect("rwc")
         try:
             if self._version(connection) == 0:
@@ -299,6 +308,27 @@ class SqliteStore:
             connection.close()
             raise
         return _Session(connection, self._identity(), _identity_of(self._log_path))
+
+    def _ends_amid_a_page(self) -> bool:
+        """What SQLite does not see, because it takes what is missing of the last page for zeros.
+
+        With a log beside it the page may be in there, and be written again; a page that another process is just
+        writing is whole a moment later.
+        """
+
+        def torn() -> bool:
+            with suppress(FileNotFoundError):
+                size = self._path.stat().st_size
+                return size > _HEADER_BYTES and size % PAGE_BYTES != 0
+            return False
+
+        with suppress(FileNotFoundError):
+            if self._log_path.stat().st_size:
+                return False
+        if not torn():
+            return False
+        time.sleep(_TORN_S)
+        return torn()
 
     def _connect(self, mode: str) -> sqlite3.Connection:
         return sqlite3.connect(

@@ -16,6 +16,9 @@ from taskstream.results.encoding import encoded, pack, unpack
 SCHEMA = 1
 """Kept in ``user_version``. A higher one in the file was written by a later release and is left alone."""
 
+PAGE_BYTES = 4096
+"""Of a database that ``create`` made."""
+
 BUSY_TIMEOUT_S = 10.0
 """How long a transaction waits for those of other processes."""
 
@@ -68,6 +71,7 @@ _decode_record = msgspec.json.Decoder(
 
 def create(connection: sqlite3.Connection) -> None:
     """Make the table in an empty database. Called while no other process does."""
+    patiently(connection, f"PRAGMA page_size = {PAGE_BYTES}")
     patiently(connection, "PRAGMA journal_mode = WAL")
     patiently(connection, "BEGIN IMMEDIATE")
     for statement in _CREATE:
@@ -159,7 +163,7 @@ def write(connection: sqlite3.Connection, values: list[Value]) -> None:
 
 def log_bytes(values: Sequence[Value]) -> int:
     """About how much a batch adds to the write-ahead log: its rows, and three pages at the tables' ends."""
-    return 3 * 4096 + 60 * len(values) + sum(map(len, values[4::_WIDTH]))  # type: ignore[arg-type]
+    return 3 * PAGE_BYTES + 60 * len(values) + sum(map(len, values[4::_WIDTH]))  # type: ignore[arg-type]
 
 
 def copy(connection: sqlite3.Connection, target: Path) -> None:
