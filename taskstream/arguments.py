@@ -52,6 +52,7 @@ class _Slot(msgspec.Struct, frozen=True):
     required: bool
     validator: Validator
     plain: frozenset[type]
+    default: Any = inspect.Parameter.empty
 
 
 class _Plan(msgspec.Struct, frozen=True):
@@ -118,6 +119,23 @@ class Arguments:
             except UnicodeEncodeError:
                 pass  # a lone surrogate: told below which argument has it
         return encode_json(_parts(*self._convert(args, kwargs, lambda validator: validator.dump)))
+
+    def canonical(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
+        """The same bytes for every way to make one call: by position or by name, with or without what is the default.
+
+        Raises ValidationError as ``encode`` does.
+        """
+        found_args, found_kwargs = self._convert(args, kwargs, lambda validator: validator.dump)
+        most = len(self._positional)
+        said = dict(zip((slot.name for slot in self._positional), found_args, strict=False))
+        # What ``**kwargs`` takes may be called like a parameter that goes by position only.
+        others = {name: value for name, value in found_kwargs.items() if name not in self._named}
+        said |= {name: value for name, value in found_kwargs.items() if name in self._named}
+        for name, slot in {**_by_name(self._positional), **self._named}.items():
+            if name not in said and slot.default is not inspect.Parameter.empty:
+                with contextlib.suppress(ValidationError):  # one that no call could give: nothing to mix it up with
+                    said[name] = slot.validator.dump(slot.default)
+        return msgspec.json.encode([said, found_args[most:], others], order="sorted")
 
     def decode(self, body: bytes) -> tuple[Sequence[Any], Mapping[str, Any]]:
         """Positional and named arguments of their annotated types. Raises InvalidMessage saying what does not fit."""
@@ -261,6 +279,7 @@ def _slot(parameter: inspect.Parameter, annotation: Any, label: str) -> _Slot:
         required=parameter.default is parameter.empty and not rest,
         validator=validator,
         plain=SCALARS if annotation in (Any, object) else _scalars_of(annotation),
+        default=parameter.default,
     )
 
 

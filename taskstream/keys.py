@@ -106,6 +106,24 @@ def chord(stream: str, callback_id: str) -> str:
     return f"ts:{{{stream}}}:chord:{callback_id}"
 
 
+def unique_call(digest: str) -> str:
+    """What ``published`` takes for a call of a unique task, for as long as that waits or runs."""
+    return f"task:{digest}"
+
+
+def order(stream: str, ordering_key: str) -> str:
+    """List: the id of the message of an ordering key whose turn it is, then those that wait, as JSON arrays of fields.
+
+    There while there is one. Of a task queue, which has one group only.
+    """
+    return f"ts:{{{stream}}}:order:{ordering_key}"
+
+
+def ordered(stream: str) -> str:
+    """String, there while it is not 0: how many messages wait for their turn in all lists of ``order``."""
+    return f"ts:{{{stream}}}:ordered"
+
+
 def outcomes(message_id: str) -> str:
     """Hash with a TTL: group → delivery number and outcome of this message, in the Redis result store."""
     return f"ts:{{{message_id}}}:outcomes"
@@ -143,6 +161,8 @@ _KINDS = {
     "chord": b"hash",
     "watched": b"string",
     "published": b"string",
+    "order": b"list",
+    "ordered": b"string",
 }
 
 

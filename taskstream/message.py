@@ -54,6 +54,15 @@ GROUP_HEADER = f"{OWN_HEADERS}group"
 
 PLACE_HEADERS = frozenset({THEN_HEADER, PARENT_HEADER, ROOT_HEADER, GROUP_HEADER})
 """Those of Taskstream's own that say where a message belongs; it keeps them when it is requeued."""
+ORDER_HEADER = f"{OWN_HEADERS}order"
+"""The ordering key of a message: its end lets the next one of that key run."""
+
+UNIQUE_HEADER = f"{OWN_HEADERS}unique"
+"""Which call of a unique task a message is: its end lets that be sent again."""
+
+PRIORITIES = range(10)
+PRIORITY = 5
+"""The priority of a message that says none; 0 comes first."""
 
 _encode_json = msgspec.json.Encoder().encode
 _decode_headers = msgspec.json.Decoder(dict[str, Any]).decode
@@ -67,7 +76,8 @@ class Message(msgspec.Struct, frozen=True):
     stream); ``body`` JSON as it is on the wire; ``headers`` tracking and the caller's own, absent where
     nothing set them; ``attempt`` which run this is, from 1; ``deliveries`` hand-outs to workers before
     this stream entry existed; ``sent_ms`` when it was first published (ms since the epoch), if that is
-    not the time in the entry's own id.
+    not the time in the entry's own id; ``priority`` of PRIORITIES; ``expires_ms`` (ms since the epoch) or
+    ``expires_in_ms`` (after it was sent) when it is too late to start it, by Redis' clock.
     """
 
     id: str
@@ -77,6 +87,9 @@ class Message(msgspec.Struct, frozen=True):
     attempt: int = 1
     deliveries: int = 0
     sent_ms: int | None = None
+    priority: int = PRIORITY
+    expires_ms: int | None = None
+    expires_in_ms: int | None = None
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -99,6 +112,14 @@ class Delivery(msgspec.Struct, frozen=True):
     def sent_ms(self) -> int:
         """When the message was first published (ms since the epoch)."""
         return self.message.sent_ms or int(self.entry_id.partition("-")[0])
+
+    @property
+    def expires_ms(self) -> int | None:
+        """When it is too late to start it (ms since the epoch, Redis' clock), None for never."""
+        message = self.message
+        if message.expires_in_ms is not None:
+            return self.sent_ms + message.expires_in_ms
+        return message.expires_ms
 
 
 def new_id() -> str:
@@ -162,6 +183,12 @@ def fields_of(message: Message) -> list[str | bytes]:
         fields += ("deliveries", str(message.deliveries))
     if message.sent_ms is not None:
         fields += ("sent", str(message.sent_ms))
+    if message.priority != PRIORITY:
+        fields += ("priority", str(message.priority))
+    if message.expires_in_ms is not None:
+        fields += ("expires", f"+{message.expires_in_ms}")
+    elif message.expires_ms is not None:
+        fields += ("expires", str(message.expires_ms))
     return fields
 
 
@@ -210,11 +237,28 @@ def _from_mapping(found: Mapping[bytes, bytes]) -> Message:
         attempt = int(found.get(b"attempt", b"1"))
         deliveries = int(found.get(b"deliveries", b"0"))
         sent_ms = int(found[b"sent"]) if b"sent" in found else None
+        priority = int(found.get(b"priority", PRIORITY))
+        expires = found.get(b"expires")
+        expires_ms = None if expires is None else int(expires)
     except (ValueError, msgspec.DecodeError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         raise InvalidMessage(f"a field cannot be decoded: {error}") from None
     if not (1 <= attempt < 2**31 and 0 <= deliveries < 2**31 and (sent_ms is None or 0 <= sent_ms < 2**53)):
         raise InvalidMessage("attempt, deliveries or sent is out of range")
-    return Message(message_id, name, body, headers, attempt, deliveries, sent_ms)
+    if priority not in PRIORITIES or (expires_ms is not None and not 0 <= expires_ms < 2**53):
+        raise InvalidMessage("priority or expires is out of range")
+    relative = expires is not None and expires.startswith(b"+")
+    return Message(
+        message_id,
+        name,
+        body,
+        headers,
+        attempt,
+        deliveries,
+        sent_ms,
+        priority,
+        None if relative else expires_ms,
+        expires_ms if relative else None,
+    )
 
 
 def _id(raw: bytes) -> str:

@@ -134,10 +134,10 @@ def run_cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 def _immortal_keys(client: redis.Redis) -> list[str]:
     """Keys that are neither work itself nor bounded by a time to live.
 
-    Work and what operators chose may stay: streams (their data and groups), delayed messages, dead letters,
-    leases and the registry, which are emptied by what they count.
+    Work and what operators chose may stay: streams (their data and groups), delayed messages, those that wait for
+    their turn, dead letters, leases and the registry, which are emptied by what they count.
     """
-    work = ("delayed", "dead", "letters", "deaths", "leases", "control")
+    work = ("delayed", "dead", "letters", "deaths", "leases", "control", "order", "ordered")
     found = []
     for key in client.scan_iter(count=1000):
         name = key.decode(errors="replace")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,10 +64,12 @@ class World:
             elif kind == b"zset":
                 flat = self.call("ZRANGE", key, 0, -1, "WITHSCORES")
                 for member, score in zip(flat[::2], flat[1::2], strict=True):
-                    found[f"{name} {member.decode()}"] = clock(float(score), now)
+                    found[f"{name} {_steady(member.decode(), now)}"] = clock(float(score), now)
             elif kind == b"hash":
                 flat = self.call("HGETALL", key)
                 found |= {f"{name} {k.decode()}": v.decode() for k, v in zip(flat[::2], flat[1::2], strict=True)}
+            elif kind == b"list":
+                found[name] = [_steady(one.decode(), now) for one in self.call("LRANGE", key, 0, -1)]
             else:
                 found[name] = self.call("GET", key).decode()
             ttl = self.call("TTL", key)
@@ -91,6 +94,11 @@ class World:
 
 def _entry(raw: bytes) -> str:
     return raw.decode() if len(raw) < 13 else "*"
+
+
+def _steady(fields: str, now: int) -> str:
+    """Fields in JSON; when they were sent, if that was just now, is the same in every run."""
+    return re.sub(r'"sent","(\d{13})"', lambda found: f'"sent","{clock(float(found[1]), now)}"', fields)
 
 
 def clock(score: float, now: int) -> int | str:

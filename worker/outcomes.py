@@ -233,6 +233,8 @@ def _again(
         message.attempt if attempt is None else attempt,
         delivery.number if deliveries is None else deliveries,
         delivery.sent_ms,
+        message.priority,
+        delivery.expires_ms,
     )
 
 

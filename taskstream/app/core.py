@@ -30,7 +30,7 @@ from taskstream.durations import parse_duration
 from taskstream.errors import ConfigError, ResultUnavailable, ValidationError
 from taskstream.handler import DEAD_RETENTION_S, QUEUE_GROUP, Subscription
 from taskstream.keys import GATHER, check_name
-from taskstream.message import MESSAGE_ID, Message
+from taskstream.message import MESSAGE_ID
 from taskstream.results import open_store
 from taskstream.results.base import Outcome, ResultStore
 from taskstream.results.store import DEFAULT_RETENTION_S, FSYNC_POLICIES, check_results, check_url
@@ -160,6 +160,7 @@ class Taskstream:
         hard_timeout: float | None = None,
         max_deliveries: int = 3,
         ignore_result: bool = False,
+        unique: bool = False,
     ) -> TaskDecorator: ...
 
     def task(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
@@ -171,7 +172,8 @@ class Taskstream:
         with ``retry_jitter`` anywhere between 0 and that. ``timeout`` (s) ends a call that takes longer,
         ``hard_timeout`` (s) the worker process of one that does so nevertheless.
         ``max_deliveries``: how many worker processes may die under a call before it becomes a dead letter.
-        ``ignore_result`` keeps no value.
+        ``ignore_result`` keeps no value. ``unique``: a call with the arguments of one that waits or runs sends nothing
+        and returns the handle of that one.
 
         Raises ConfigError for an option that cannot be used and for a second task of the same name.
         """
@@ -203,24 +205,19 @@ class Taskstream:
 
     # Sending
 
-    def send(self, queue: str, message: Message, uniques: tuple[str, ...] = ()) -> str:
-        """Put one message on a queue, at most once under each of ``uniques``; return the id it is there under.
+    def send(self, envelope: Envelope) -> str:
+        """Put one message on its queue; return the id it is there under, which may be that of an earlier one.
 
-        One XADD where there is neither a key nor a limit. Raises BrokerUnavailable or QueueFull.
+        One XADD where nothing but the message is said. Raises BrokerUnavailable or QueueFull.
         """
+        if self.max_length is not None:
+            envelope = envelope._replace(max_length=self.max_length)
         if self._outbox is not None:
-            ids, error = self._outbox.try_many([Envelope(queue, message, uniques, self.max_length)])
+            ids, error = self._outbox.try_many([envelope])
             if error is not None:
                 raise error
-            return ids[0] or message.id
-        broker = self._broker or self.broker
-        if uniques:
-            return broker.publish_once(queue, message, *uniques, max_length=self.max_length)
-        if self.max_length is None:
-            broker.publish(queue, message)
-        else:
-            broker.publish(queue, message, self.max_length)
-        return message.id
+            return ids[0] or envelope.message.id
+        return (self._broker or self.broker).send(envelope)
 
     def enqueue_many(self, signatures: Iterable[Signature]) -> list[Handle[Any]]:
         """Send many calls, in order, in one round trip per 500 (100 with a ``max_length``); return their handles.

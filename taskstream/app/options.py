@@ -28,6 +28,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     hard_timeout: float | None = None
     max_deliveries: int = 3
     ignore_result: bool = False
+    unique: bool = False
 
     def settings(self, task: str) -> Settings:
         """The handler's settings. Raises ConfigError naming ``task`` and the option that cannot be used."""
@@ -48,6 +49,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             check("hard_timeout", hard > self.timeout, f"more than timeout={self.timeout!r}, which is to come first")
         check("max_deliveries", _whole(self.max_deliveries, 1), "a whole number from 1 on")
         check("ignore_result", isinstance(self.ignore_result, bool), "True or False")
+        check("unique", isinstance(self.unique, bool), "True or False")
         check(
             "autoretry_for",
             isinstance(self.autoretry_for, (tuple, list)) and all(map(_retriable, self.autoretry_for)),

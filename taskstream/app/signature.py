@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Never, Protocol
+from typing import Any, Protocol, Unpack
 
 import msgspec
 
 from taskstream.app import sending
+from taskstream.app.call_options import PLAIN, SendOptions, merged, refuse_unknown
 from taskstream.app.result import AsyncResult
-from taskstream.app.sending import PLAIN, Callee, SendOptions
+from taskstream.app.sending import Callee
 from taskstream.broker import Envelope
 from taskstream.errors import ValidationError
 
@@ -29,37 +30,19 @@ class Signature(msgspec.Struct, frozen=True):
     kwargs: dict[str, Any]
     options: SendOptions = PLAIN
 
-    def set(
-        self,
-        *,
-        task_id: str | None = None,
-        idempotency_key: str | None = None,
-        queue: str | None = None,
-        headers: Mapping[str, Any] | None = None,
-        **unknown: Never,
-    ) -> Signature:
+    def set(self, **options: Unpack[SendOptions]) -> Signature:
         """The same call with options of ``apply_async``; what is None here stays as it was."""
-        sending.refuse_unknown(f"{self.task.name}: set", unknown)
-        given = {"task_id": task_id, "idempotency_key": idempotency_key, "queue": queue, "headers": headers}
-        changed = {name: value for name, value in given.items() if value is not None}
-        return Signature(self.task, self.args, self.kwargs, msgspec.structs.replace(self.options, **changed))
+        refuse_unknown(f"{self.task.name}: set", options)
+        return Signature(self.task, self.args, self.kwargs, merged(self.options, options))
 
     def delay(self) -> AsyncResult[Any]:
         """Send the call; return its handle. Raises as the task's ``apply_async`` does."""
         return self.task.start(self.args, self.kwargs, self.options)
 
-    def apply_async(
-        self,
-        *,
-        task_id: str | None = None,
-        idempotency_key: str | None = None,
-        queue: str | None = None,
-        headers: Mapping[str, Any] | None = None,
-        **unknown: Never,
-    ) -> AsyncResult[Any]:
+    def apply_async(self, **options: Unpack[SendOptions]) -> AsyncResult[Any]:
         """``set`` with these options, then ``delay``."""
-        sending.refuse_unknown(f"{self.task.name}: apply_async", unknown)
-        return self.set(task_id=task_id, idempotency_key=idempotency_key, queue=queue, headers=headers).delay()
+        refuse_unknown(f"{self.task.name}: apply_async", options)
+        return self.set(**options).delay()
 
 
 def envelopes(signatures: Iterable[Signature]) -> list[Envelope]:

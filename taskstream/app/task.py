@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import inspect
 import logging
 import types
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Generic, Never, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast
 
 from taskstream.app import sending
+from taskstream.app.call_options import PLAIN, SendOptions, refuse_unknown
 from taskstream.app.options import Options
 from taskstream.app.result import AsyncResult, ResultSource
 from taskstream.app.signature import Signature
 from taskstream.arguments import Arguments, ReturnValue
+from taskstream.broker import Envelope
 from taskstream.continuation import after
 from taskstream.errors import ConfigError
 from taskstream.handler import Follower, Handler
@@ -33,11 +36,8 @@ class Host(ResultSource, Protocol):
     def name(self) -> str:
         """The app's name."""
 
-    def send(self, queue: str, message: Message, uniques: tuple[str, ...] = ()) -> str:
-        """Put one message on a queue, at most once under each of ``uniques``; return the id it is there under.
-
-        Raises BrokerUnavailable or QueueFull.
-        """
+    def send(self, envelope: Envelope) -> str:
+        """Put one message on its queue; return the id it is there under. Raises BrokerUnavailable or QueueFull."""
 
     def run_async(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Run a coroutine to its end and return its value."""
@@ -66,6 +66,7 @@ class Task(Generic[P, R, C]):
         self.name: str = check_name("task", own)
         self.queue: str = check_name("queue", host.name if options.queue is None else options.queue)
         self.settings = options.settings(self.name)
+        self.unique = options.unique
         self._host = host
         self._function = function
         functools.update_wrapper(self, function, updated=())
@@ -80,37 +81,27 @@ class Task(Generic[P, R, C]):
         Raises ValidationError (nothing was sent) if the arguments do not fit the function, and
         BrokerUnavailable (``maybe_sent`` tells whether it may have been sent) or QueueFull.
         """
-        message_id = self._host.send(self.queue, self.message(args, kwargs))
-        return AsyncResult(message_id, self._host, self.queue)
+        return self.start(args, kwargs, PLAIN)
 
     def apply_async(
         self,
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
-        *,
-        task_id: str | None = None,
-        idempotency_key: str | None = None,
-        queue: str | None = None,
-        headers: Mapping[str, Any] | None = None,
-        **unknown: Never,
+        **options: Unpack[SendOptions],
     ) -> AsyncResult[R]:
-        """``delay(*args, **kwargs)`` with options.
+        """``delay(*args, **kwargs)`` with options; ``SendOptions`` says what each means.
 
-        ``task_id`` is the message's id; ``idempotency_key`` any text of up to 512 bytes. With either, a call that
-        repeats one of the last 24 h on the same queue sends nothing, whatever its arguments, and returns the handle
-        of the first: so it may be repeated after ``maybe_sent``. ``queue`` goes before the task's own. ``headers``
-        (names to JSON values) travel with the message.
+        With ``task_id`` or ``idempotency_key`` a call may be repeated after ``maybe_sent``.
 
         Raises as ``delay`` does, ValidationError also for an option that cannot be used.
         """
-        sending.refuse_unknown(f"{self.name}: apply_async", unknown)
-        options = sending.SendOptions(task_id=task_id, idempotency_key=idempotency_key, queue=queue, headers=headers)
+        refuse_unknown(f"{self.name}: apply_async", options)
         return self.start(args, {} if kwargs is None else kwargs, options)
 
-    def start(self, args: Sequence[Any], kwargs: Mapping[str, Any], options: sending.SendOptions) -> AsyncResult[R]:
+    def start(self, args: Sequence[Any], kwargs: Mapping[str, Any], options: SendOptions) -> AsyncResult[R]:
         """Send one call. Raises as ``apply_async`` does."""
         sent = sending.envelope(self, args, kwargs, options)
-        return AsyncResult(self._host.send(sent.stream, sent.message, sent.uniques), self._host, sent.stream)
+        return AsyncResult(self._host.send(sent), self._host, sent.stream)
 
     def s(self, /, *args: P.args, **kwargs: P.kwargs) -> Signature:
         """A call of this task to be sent later, for example by ``app.enqueue_many``."""
@@ -125,6 +116,14 @@ class Task(Generic[P, R, C]):
     ) -> Message:
         """The message of one call. Raises ValidationError naming each argument that does not fit."""
         return Message(message_id or new_id(), self.name, self._arguments.encode(args, kwargs), headers)
+
+    def call_digest(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+        """The same text for calls of this task with the same arguments, however they are given.
+
+        Raises ValidationError naming each argument that does not fit.
+        """
+        said = self._arguments.canonical(args, kwargs)
+        return hashlib.sha256(self.name.encode() + b"\0" + said).hexdigest()[:32]
 
     @functools.cached_property
     def _arguments(self) -> Arguments:

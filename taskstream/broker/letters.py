@@ -311,7 +311,9 @@ def fields_to_requeue(letter: DeadLetter, *, force: bool = False) -> Sequence[st
         )
         headers[HISTORY_HEADER] = [msgspec.to_builtins(one) for one in [*_history(message), death][-HISTORY:]]
         deliveries = max(message.deliveries, letter.deliveries)
-        return fields_of(Message(message.id, message.name, message.body, headers, 1, deliveries, message.sent_ms))
+        return fields_of(
+            Message(message.id, message.name, message.body, headers, 1, deliveries, message.sent_ms, message.priority)
+        )
     except (InvalidMessage, ValidationError) as error:
         if not force:
             raise InvalidMessage(f"{letter.id} is no message that could run: {error}") from None

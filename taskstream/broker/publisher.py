@@ -13,6 +13,7 @@ from taskstream import keys
 from taskstream.broker.script import Script
 from taskstream.connection import PRODUCER, broker_errors, display_url, error_text, open_pool, passing, translate
 from taskstream.errors import BrokerUnavailable, QueueFull, TaskstreamError
+from taskstream.handler import QUEUE_GROUP
 from taskstream.link import LinkPool, first_error
 from taskstream.message import Message, fields_of
 
@@ -31,14 +32,25 @@ _PUBLISH = Script("publish")
 class Envelope(NamedTuple):
     """A message and where it goes.
 
-    ``uniques``: it is published at most once under each of them (``keys.unique_id``, ``keys.unique_key``).
-    ``max_length``: entries the stream may have, None for any number.
+    ``uniques``: it is published at most once under each of them (``keys.unique_id``, ``unique_key``, ``unique_call``).
+    ``max_length``: entries the stream may have, None for any number. ``delay_ms`` (from when it is sent) or ``due_ms``
+    (ms since the epoch): not readable before that, by the server's clock. ``ordering_key``: readable when the one
+    before it of that key is done; the message's header ORDER_HEADER says the same to whoever ends it. The last three
+    are for task queues only, whose one group is QUEUE_GROUP.
     """
 
     stream: str
     message: Message
     uniques: tuple[str, ...] = ()
     max_length: int | None = None
+    delay_ms: int | None = None
+    due_ms: int | None = None
+    ordering_key: str | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether one XADD is all there is to it, but for its ``max_length``."""
+        return not self.uniques and self.delay_ms is None and self.due_ms is None and self.ordering_key is None
 
 
 class Sent(NamedTuple):
@@ -81,6 +93,16 @@ class Publisher:
         else:
             self._run([Envelope(stream, message, (), max_length)])
 
+    def send(self, envelope: Envelope) -> str:
+        """Publish one message by one XADD where that is all there is to it; return the id it is there under.
+
+        Raises as ``publish`` does.
+        """
+        if envelope.plain:
+            self.publish(envelope.stream, envelope.message, envelope.max_length)
+            return envelope.message.id
+        return self._run([envelope])[0]
+
     def publish_once(self, stream: str, message: Message, *uniques: str, max_length: int | None = None) -> str:
         """Publish unless something was published under one of ``uniques`` in the last 24 h; return the id of that.
 
@@ -92,7 +114,7 @@ class Publisher:
         """Publish several in order; return their ids. Callers send at most 500 at once.
 
         One round trip, unless some have a ``max_length``: then one for each 100 of a stream, and the first that
-        finds no room ends it. ``finishing``: envelopes with ``uniques`` are taken by a server without memory too,
+        finds no room ends it. ``finishing``: envelopes that are not plain are taken by a server without memory too,
         as what follows from work that leaves it.
 
         Raises as ``publish`` does; ``sent`` of the error has the ids of those that are in for certain.
@@ -113,14 +135,14 @@ class Publisher:
         """
         if in_order or any(envelope.max_length is not None for envelope in envelopes):
             return self._one_by_one(envelopes, finishing)
-        if any(envelope.uniques for envelope in envelopes):
+        if not all(envelope.plain for envelope in envelopes):
             runs = list(_runs(envelopes))
             # The text goes along, so that no run can find it missing: others would have to be repeated then.
             load = ("SCRIPT", "LOAD", _PUBLISH.source)
             commands = [load, *(_PUBLISH.command(*_script_call(run, finishing)) for run in runs)]
             return self._pipelined(commands, [0, *map(len, runs)], lambda reply, start: _texts(reply[1]))
         ids = [envelope.message.id for envelope in envelopes]
-        commands = [("XADD", stream, "*", *fields_of(message)) for stream, message, _, _ in envelopes]
+        commands = [("XADD", one.stream, "*", *fields_of(one.message)) for one in envelopes]
         return self._pipelined(commands, [1] * len(ids), lambda reply, start: [ids[start]])
 
     def _pipelined(
@@ -279,8 +301,16 @@ def _script_call(run: Sequence[Envelope], finishing: bool) -> tuple[list[str], l
     arguments: list[Any] = [run[0].max_length or 0, REMEMBER_PUBLISHED_S, int(finishing)]
     for envelope in run:
         names += [keys.published(stream, unique) for unique in envelope.uniques]
+        said: list[Any] = []
+        if envelope.due_ms is not None or envelope.delay_ms is not None:
+            absolute = envelope.due_ms is not None
+            said += ("at", envelope.due_ms) if absolute else ("in", envelope.delay_ms)
+            names.append(keys.delayed(stream, QUEUE_GROUP))
+        if envelope.ordering_key is not None:
+            said += ("order", "")
+            names += (keys.order(stream, envelope.ordering_key), keys.ordered(stream))
         fields = fields_of(envelope.message)
-        arguments += [len(envelope.uniques), envelope.message.id, len(fields), *fields]
+        arguments += (len(envelope.uniques), envelope.message.id, len(said) // 2, *said, len(fields), *fields)
     return names, arguments
 
 

@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 
-from taskstream.broker import Broker
+import msgspec
+
+from taskstream.broker import Broker, Envelope
 from taskstream.broker.publisher import CHUNK, REMEMBER_PUBLISHED_S, Sent
 from taskstream.errors import BrokerUnavailable, TaskstreamError
 from taskstream.logs import engine_logger
@@ -188,7 +190,7 @@ class Flusher:
 
     def _send(self, rows: Sequence[Row]) -> Sent:
         try:
-            return self._broker().try_many([row.envelope for row in rows], in_order=True)
+            return self._broker().try_many([_aged(row, now_ms()) for row in rows], in_order=True)
         except TaskstreamError as error:  # a broker URL that cannot be used
             return Sent([None] * len(rows), error)
 
@@ -237,5 +239,17 @@ class Flusher:
 
 
 def now_ms() -> int:
-    """This host's clock: decides nothing but what is logged."""
+    """This host's clock: for what is logged, and for how long a message has waited here."""
     return time.time_ns() // 1_000_000
+
+
+def _aged(row: Row, now: int) -> Envelope:
+    """The envelope of a message that has waited since its call: what counts from then has that much less to go."""
+    envelope, message = row.envelope, row.envelope.message
+    waited = max(0, now - row.added_ms)
+    if envelope.delay_ms is not None:
+        envelope = envelope._replace(delay_ms=max(0, envelope.delay_ms - waited))
+    if message.expires_in_ms is not None:
+        left = max(0, message.expires_in_ms - waited)
+        envelope = envelope._replace(message=msgspec.structs.replace(message, expires_in_ms=left))
+    return envelope

@@ -21,14 +21,14 @@ from taskstream.message import fields_json, from_fields_json
 from taskstream.results.files import locked, make_folder, sync_folder
 from taskstream.results.sqlite_rows import BUSY_POLL_S, BUSY_TIMEOUT_S, patiently
 
-FORM = 1
+FORM = 2
 """Version of the tables."""
 
 _TABLES = (
     """
 CREATE TABLE waiting (
     position INTEGER PRIMARY KEY AUTOINCREMENT, stream TEXT NOT NULL, id TEXT NOT NULL, fields TEXT NOT NULL,
-    max_length INTEGER, added_ms INTEGER NOT NULL, tried_ms INTEGER
+    max_length INTEGER, added_ms INTEGER NOT NULL, tried_ms INTEGER, delay_ms INTEGER, due_ms INTEGER, ordering_key TEXT
 )""",
     "CREATE INDEX waiting_by_stream ON waiting (stream, position)",
     """
@@ -38,6 +38,14 @@ CREATE TABLE uniques (
     "CREATE INDEX uniques_by_position ON uniques (position)",
     f"PRAGMA user_version = {FORM}",
 )
+
+_UPGRADE = (
+    "ALTER TABLE waiting ADD COLUMN delay_ms INTEGER",
+    "ALTER TABLE waiting ADD COLUMN due_ms INTEGER",
+    "ALTER TABLE waiting ADD COLUMN ordering_key TEXT",
+    f"PRAGMA user_version = {FORM}",
+)
+"""From version 1."""
 
 _REMEDIES = {
     sqlite3.SQLITE_FULL: "the disk is full: free some space",
@@ -140,9 +148,13 @@ class Rows:
             if found is not None:
                 return str(found[0])
         message = envelope.message
-        values = (envelope.stream, message.id, fields_json(message), envelope.max_length, now_ms, tried_ms)
         position = connection.execute(
-            "INSERT INTO waiting (stream, id, fields, max_length, added_ms, tried_ms) VALUES (?, ?, ?, ?, ?, ?)", values
+            "INSERT INTO waiting (stream, id, fields, max_length, added_ms, tried_ms, delay_ms, due_ms, ordering_key) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                *(envelope.stream, message.id, fields_json(message), envelope.max_length, now_ms, tried_ms),
+                *(envelope.delay_ms, envelope.due_ms, envelope.ordering_key),
+            ),
         ).lastrowid
         connection.executemany(
             "INSERT INTO uniques (stream, name, position) VALUES (?, ?, ?)",
@@ -154,16 +166,16 @@ class Rows:
         """The first messages that wait for ``stream``."""
         with self._open() as connection:
             question = (
-                "SELECT position, fields, max_length, added_ms, tried_ms FROM waiting WHERE stream = ? "
-                "ORDER BY position LIMIT ?"
+                "SELECT position, added_ms, tried_ms, fields, max_length, delay_ms, due_ms, ordering_key FROM waiting "
+                "WHERE stream = ? ORDER BY position LIMIT ?"
             )
             found = patiently(connection, question, (stream, limit)).fetchall()
             rows = []
-            for position, fields, max_length, added_ms, tried_ms in found:
+            for position, added_ms, tried_ms, fields, *rest in found:
                 names = connection.execute("SELECT name FROM uniques WHERE position = ? ORDER BY name", (position,))
                 uniques = tuple(name for (name,) in names)
                 try:
-                    envelope = Envelope(stream, from_fields_json(fields), uniques, max_length)
+                    envelope = Envelope(stream, from_fields_json(fields), uniques, *rest)
                 except InvalidMessage as error:
                     raise OutboxProblem(f"outbox {self.path}: row {position} of it is damaged: {error}") from None
                 rows.append(Row(position, envelope, added_ms, tried_ms))
@@ -229,9 +241,9 @@ class Rows:
                     raise OutboxProblem(f"outbox {self.path}: a later release wrote it: upgrade Taskstream")
                 patiently(connection, "PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = FULL")
-                if version == 0:
+                if version < FORM:
                     with _transaction(connection):
-                        for statement in _TABLES:
+                        for statement in _UPGRADE if version else _TABLES:
                             connection.execute(statement)
                     sync_folder(folder)
             except BaseException:

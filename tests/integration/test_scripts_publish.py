@@ -16,6 +16,7 @@ from taskstream.errors import BrokerUnavailable, ConfigError, QueueFull, WrongKi
 from taskstream.message import Message
 
 DAY = 86_400
+ORDER, ORDERED, DELAYED = "ts:{jobs}:order:", "ts:{jobs}:ordered", "ts:{jobs}:delayed:taskstream"
 OTHER = "other"
 
 
@@ -28,8 +29,17 @@ def broker_of(world: World) -> Iterator[Broker]:
         broker.close()
 
 
-def letter(message: str, *uniques: str, limit: int | None = None, stream: str = S) -> Envelope:
-    return Envelope(stream, Message(message, "n", b"{}"), uniques, limit)
+def letter(message: str, *uniques: str, limit: int | None = None, stream: str = S, **more: Any) -> Envelope:
+    return Envelope(stream, Message(message, "n", b"{}"), uniques, limit, **more)
+
+
+def resting(message: str, body: str = "{}") -> str:
+    return f'["v","1","id","{message}","name","n","body","{body}","sent","+0s"]'
+
+
+def at(seconds: int, *uniques: str) -> Callable[[World], Any]:
+    """Publish a message that is due so long after now."""
+    return lambda world: publish(letter("a", *uniques, due_ms=world.now_ms() + seconds * 1000))(world)
 
 
 def publish(*envelopes: Envelope) -> Callable[[World], Any]:
@@ -47,8 +57,8 @@ def entry(message: str) -> str:
     return f"* v 1 id {message} name n body {{}}"
 
 
-def known(unique: str, message: str) -> dict[str, Any]:
-    return {f"ts:{{jobs}}:published:{unique}": message, f"ts:{{jobs}}:published:{unique} ttl": DAY}
+def known(unique: str, message: str, later: int = 0) -> dict[str, Any]:
+    return {f"ts:{{jobs}}:published:{unique}": message, f"ts:{{jobs}}:published:{unique} ttl": DAY + later}
 
 
 def held(world: World) -> None:
@@ -59,6 +69,7 @@ def held(world: World) -> None:
     world.read("me", S, 1)
 
 
+BROKEN = ([None], WrongKind)
 HELD = ["1-1 id m1", "1-2 id m2"]
 
 PUBLISH = [
@@ -129,6 +140,72 @@ PUBLISH = [
         (["a", None, None], QueueFull),
         {OTHER: [entry("a")]},
     ),
+    Case("not before a time", [], at(50), ["a"], {f"{DELAYED} {resting('a')}": "+50s"}),
+    Case("not before a time that has come", [], at(-50), ["a"], {S: [entry("a")]}),
+    Case(
+        "after a while",
+        [],
+        publish(letter("a", delay_ms=50_000), letter("b", delay_ms=0), letter("c")),
+        ["a", "b", "c"],
+        {f"{DELAYED} {resting('a')}": "+50s", S: [entry("b"), entry("c")]},
+    ),
+    Case(
+        "after a while, once: its keys are remembered from then on",
+        [],
+        publish(letter("a", "k", delay_ms=50_000), letter("b", "k", delay_ms=50_000), letter("c", "k")),
+        ["a", "a", "a"],
+        {f"{DELAYED} {resting('a')}": "+50s", **known("k", "a", 50)},
+    ),
+    Case(
+        "when it was sent first is said already",
+        [],
+        publish(Envelope(S, Message("a", "n", b'"\xc3\xbc"', sent_ms=7), delay_ms=50_000)),
+        ["a"],
+        {f'{DELAYED} ["v","1","id","a","name","n","body","\\"ü\\"","sent","7"]': "+50s"},
+    ),
+    Case(
+        "what is delayed counts for what is to be delayed",
+        [held, then(at(50))],
+        publish(letter("b", delay_ms=1, limit=4), letter("c", limit=3), letter("d", delay_ms=1, limit=4)),
+        (["b", "c", None], QueueFull),
+        {f"{DELAYED} {resting('b')}": "+0s", S: [*HELD, entry("c")]},
+    ),
+    Case(
+        "in order: the first of each key",
+        [],
+        publish(letter("a", ordering_key="x"), letter("b", ordering_key="y")),
+        ["a", "b"],
+        {S: [entry("a"), entry("b")], ORDER + "x": ["a"], ORDER + "y": ["b"]},
+    ),
+    Case(
+        "in order: the others wait",
+        [then(publish(letter("a", ordering_key="x")))],
+        publish(letter("b", ordering_key="x"), letter("c"), letter("d", ordering_key="x")),
+        ["b", "c", "d"],
+        {S: [entry("a"), entry("c")], ORDER + "x": ["a", resting("b"), resting("d")], ORDERED: "2"},
+    ),
+    Case(
+        "in order, once",
+        [then(publish(letter("a", "k", ordering_key="x")))],
+        publish(letter("b", "k", ordering_key="x"), letter("c", "l", ordering_key="x"), letter("d", "l")),
+        ["a", "c", "c"],
+        {ORDER + "x": ["a", resting("c")], ORDERED: "1", **known("l", "c")},
+    ),
+    Case(
+        "what waits for its turn counts for what would wait, too",
+        [then(publish(letter("a", ordering_key="x"), letter("b", ordering_key="x")))],
+        publish(letter("c", limit=2), letter("d", ordering_key="x", limit=4), letter("e", ordering_key="x", limit=4)),
+        (["c", "d", None], QueueFull),
+        {S: [entry("a"), entry("c")], ORDER + "x": ["a", resting("b"), resting("d")], ORDERED: "2"},
+    ),
+    Case("an order of another type", [do("SET", ORDER + "x", 1)], publish(letter("a", ordering_key="x")), BROKEN),
+    Case(
+        "a count of another type",
+        [then(publish(letter("a", ordering_key="x"))), do("RPUSH", ORDERED, 1)],
+        publish(letter("b", ordering_key="x")),
+        BROKEN,
+    ),
+    Case("delays of another type", [do("SET", DELAYED, 1)], publish(letter("a", "k", delay_ms=1000)), BROKEN),
     Case("a key of another type", [do("SET", S, "x")], publish(letter("a", "k")), ([None], WrongKind)),
     Case("a key of another type, limited", [do("SET", S, "x")], publish(letter("a", limit=3)), ([None], WrongKind)),
 ]

@@ -11,6 +11,7 @@ from taskstream import keys
 from taskstream.errors import ConfigError
 
 OF_A_GROUP = [keys.again, keys.delayed, keys.dead, keys.letters, keys.deaths, keys.leases, keys.control]
+UNIQUES = [keys.unique_id, keys.unique_key, keys.unique_call]
 NAMES = ["jobs", "jobs:again", "again:jobs", "a.b-c_d:1", "j", "taskstream"]
 
 
@@ -21,7 +22,9 @@ def all_keys(stream: str) -> list[str]:
         keys.watched(stream),
         keys.done_channel(stream),
         *(keys.published(stream, unique) for unique in ("k", "k:again:g", "{x}")),
-        *(keys.published(stream, make(text)) for make in (keys.unique_id, keys.unique_key) for text in ("k", "id:k")),
+        *(keys.published(stream, make(text)) for make in UNIQUES for text in ("k", "id:k")),
+        *(keys.order(stream, key) for key in ("k", "k:again:g", "{x}")),
+        keys.ordered(stream),
     ]
 
 

@@ -38,7 +38,7 @@ class FakeBroker:
         assert in_order
         self.calls += 1
         ids: list[str | None] = []
-        for stream, message, uniques, _ in envelopes:
+        for stream, message, uniques, *_ in envelopes:
             trouble = self.trouble.get(stream) or self.trouble.get("")
             if trouble is None or self.lands:
                 found = next((self.known[stream, one] for one in uniques if (stream, one) in self.known), None)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 
 from taskstream import BrokerUnavailable, ConfigError, QueueFull, Taskstream, ValidationError
 from taskstream.app import core
+from taskstream.app.call_options import SendOptions
 from taskstream.broker import Envelope
 from taskstream.broker.publisher import Sent
-from taskstream.message import HEADERS_DEPTH, Message
+from taskstream.message import HEADERS_DEPTH
+
+LATER = datetime(2030, 1, 1, tzinfo=UTC)
 
 
 class FakeBroker:
@@ -22,12 +26,9 @@ class FakeBroker:
         self.known: dict[str, str] = {}
         self.room = 10_000
 
-    def publish(self, stream: str, message: Message, max_length: int | None = None) -> None:
-        self.envelopes.append(Envelope(stream, message, (), max_length))
-
-    def publish_once(self, stream: str, message: Message, *uniques: str, max_length: int | None = None) -> str:
-        self.envelopes.append(Envelope(stream, message, uniques, max_length))
-        return next((self.known[one] for one in uniques if one in self.known), message.id)
+    def send(self, envelope: Envelope) -> str:
+        self.envelopes.append(envelope)
+        return next((self.known[one] for one in envelope.uniques if one in self.known), envelope.message.id)
 
     def try_many(self, envelopes: Sequence[Envelope]) -> Sent:
         ids: list[str | None] = [envelope.message.id for envelope in envelopes[: self.room]]
@@ -104,6 +105,25 @@ def test_a_repeat_returns_the_first(app: Taskstream, broker: FakeBroker) -> None
         ({"headers": [1]}, "headers: headers are a mapping"),
         ({"headers": {1: 2}}, "headers: headers are a mapping"),
         ({"headers": {"a": object()}}, "headers: not serialisable as JSON"),
+        ({"countdown": -1}, "countdown: -1 is no number of seconds from 0 to"),
+        ({"countdown": True}, "countdown: True is no number"),
+        ({"countdown": float("nan")}, "countdown: nan is no number"),
+        ({"countdown": 1e11}, "countdown: 100000000000.0 is no number of seconds from 0 to 3162240000 (a century)"),
+        ({"countdown": timedelta(1)}, "countdown: datetime.timedelta"),
+        ({"eta": 5}, "eta: 5 is no datetime"),
+        ({"eta": datetime(2030, 1, 1)}, "eta: datetime.datetime(2030, 1, 1, 0, 0) has no time zone: give one"),
+        ({"eta": LATER, "countdown": 5}, "eta: give either countdown or eta"),
+        ({"expires": datetime(2030, 1, 1)}, "expires: datetime.datetime(2030, 1, 1, 0, 0) has no time zone"),
+        (
+            {"expires": "soon"},
+            "expires: 'soon' is no number of seconds from 0 to 3162240000 (a century), or a datetime",
+        ),
+        ({"priority": 10}, "priority: 10 is no whole number from 0 (first) to 9"),
+        ({"priority": True}, "priority: True is no whole number"),
+        ({"ordering_key": ""}, "ordering_key: '' is not text of at least one"),
+        ({"ordering_key": "ü" * 257}, "ordering_key: it is 514 bytes long, at most 512"),
+        ({"ordering_key": "k", "countdown": 5}, "ordering_key: what has its place in an order takes no countdown"),
+        ({"ordering_key": "k", "eta": LATER}, "ordering_key: "),
         ({"args": "a.png"}, "args: 'a.png' is no list or tuple"),
         ({"kwargs": [1]}, "kwargs: [1] is no mapping"),
     ],
@@ -165,13 +185,13 @@ def test_enqueue_many_into_a_full_queue_tells_which_were_sent(broker: FakeBroker
 def test_options_there_are_not_are_named(app: Taskstream, broker: FakeBroker) -> None:
     task: Any = app.task(thumbnail)
     with pytest.raises(
-        ValidationError, match=r"^shop\.thumbnail: apply_async: countdown: is not in this release"
+        ValidationError, match=r"^shop\.thumbnail: apply_async: time_limit: is an option of the task"
     ) as caught:
         task.apply_async(("a",), countdown=3, time_limit=5, quue="b")
     assert "time_limit: is an option of the task: @app.task(hard_timeout=…)" in str(caught.value)
     assert "quue: there is no such option, only task_id, idempotency_key, queue, headers" in str(caught.value)
-    with pytest.raises(ValidationError, match="set: eta: "):
-        task.s("a").set(eta=5)
+    with pytest.raises(ValidationError, match="set: quue: "):
+        task.s("a").set(quue=5)
     with pytest.raises(ValidationError, match=r"headers: 'ts-mine': names beginning with ts- are reserved"):
         task.apply_async(("a",), headers={"ok": 1, "ts-mine": 2})
     assert not broker.envelopes
@@ -204,3 +224,56 @@ def test_what_is_no_id_or_timeout_is_told(app: Taskstream, wrong: Any) -> None:
     for timeout in ("a", float("nan")):
         with pytest.raises(ValidationError, match="is no number of seconds"):
             app.AsyncResult("id").get(timeout=timeout)  # type: ignore[arg-type]
+
+
+def test_times_order_and_priority_go_along(app: Taskstream, broker: FakeBroker) -> None:
+    task = app.task(thumbnail)
+    task.apply_async(("a",), countdown=1.0001, expires=2, priority=0)
+    task.apply_async(("a",), eta=LATER, expires=LATER.astimezone(timezone(timedelta(hours=5))))
+    task.apply_async(("a",), ordering_key="order 7", headers={"a": 1})
+    task.s("a").set(countdown=5, priority=9).set(eta=datetime(1, 1, 1, tzinfo=UTC)).delay()
+    first, second, third, fourth = broker.envelopes
+    at = int(LATER.timestamp() * 1000)
+    assert (first.delay_ms, first.message.expires_in_ms, first.message.priority) == (1001, 2000, 0)
+    assert (second.due_ms, second.message.expires_ms, second.message.priority) == (at, at, 5)
+    assert (third.ordering_key, third.message.headers) == ("order 7", {"a": 1, "ts-order": "order 7"})
+    assert (fourth.delay_ms, fourth.due_ms, fourth.message.priority) == (None, 0, 9)
+    assert not any(one.uniques for one in broker.envelopes)
+
+
+def test_none_is_as_good_as_absent(app: Taskstream, broker: FakeBroker) -> None:
+    options: Any = dict.fromkeys(SendOptions.__annotations__)
+    app.task(thumbnail).apply_async(("a",), **options)
+    (sent,) = broker.envelopes
+    assert sent == Envelope("shop", sent.message) and sent.plain and sent.message.headers is None
+
+
+def picture(path: str, /, size: int = 128, *more: int, deep: bool = False, **named: str) -> None:
+    """Every kind of parameter."""
+
+
+def test_equal_calls_of_a_unique_task_share_a_key(app: Taskstream, broker: FakeBroker) -> None:
+    task, other = app.task(unique=True)(picture), app.task(name="shop.other", unique=True)(picture)
+    same: list[Any] = [
+        task.delay("a"),
+        task.delay("a", 128),
+        task.delay("a", size=128),
+        task.s("a", deep=False).delay(),
+        task.apply_async(["a"], {"deep": False, "size": 128}, task_id="x"),
+    ]
+    different: list[Any] = [
+        task.delay("b"),
+        task.delay("a", 5),
+        task.delay("a", 128, 128),
+        task.delay("a", path="a"),
+        task.delay("a", deep=True),
+        other.delay("a"),
+    ]
+    digests = [str((one.message.headers or {})["ts-unique"]) for one in broker.envelopes]
+    assert len(set(digests[: len(same)])) == 1
+    assert len(set(digests)) == 1 + len(different)
+    assert [one.uniques[-1] for one in broker.envelopes] == [f"task:{digest}" for digest in digests]
+    with pytest.raises(ValidationError, match=r"shop\.picture: size: "):
+        task.apply_async(("a", "big"))
+    with pytest.raises(ConfigError, match=r"task shop\.thumbnail: unique='yes' cannot be used: give True or False"):
+        app.task(unique="yes")(thumbnail)  # type: ignore[call-overload]

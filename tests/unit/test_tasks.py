@@ -39,21 +39,21 @@ class FakeBroker:
         self.maybe_sent = False
         self.closed = False
 
-    def publish(self, stream: str, message: Message) -> None:
-        self.publish_many([(stream, message)])
+    def send(self, envelope: Envelope) -> str:
+        if envelope.uniques:
+            self.envelopes.append(envelope)
+            return "first-id"
+        self.publish_many([(envelope.stream, envelope.message)])
+        return envelope.message.id
 
     def publish_many(self, items: Iterable[tuple[str, Message]]) -> None:
         if self.fails_at is not None and len(self.batches) >= self.fails_at:
             raise BrokerUnavailable("broker cannot be reached", maybe_sent=self.maybe_sent)
         self.batches.append(list(items))
 
-    def publish_once(self, stream: str, message: Message, *uniques: str, max_length: int | None = None) -> str:
-        self.envelopes.append(Envelope(stream, message, uniques, max_length))
-        return "first-id"
-
     def try_many(self, envelopes: Sequence[Envelope]) -> Sent:
         try:
-            self.publish_many((stream, message) for stream, message, _, _ in envelopes)
+            self.publish_many((envelope.stream, envelope.message) for envelope in envelopes)
         except BrokerUnavailable as error:
             return Sent([None] * len(envelopes), error)
         self.envelopes += envelopes
@@ -485,7 +485,7 @@ small.delay("a", sise=2)
 small.s(5)
 late.delay()
 app.task(timeout="30")
-small.apply_async(("a",), countdown=3)
+small.apply_async(("a",), countdwon=3)
 """)
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--cache-dir", str(tmp_path), str(snippet)],
