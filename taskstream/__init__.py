@@ -20,7 +20,9 @@ if TYPE_CHECKING:
         ConfigError,
         Interrupt,
         InvalidMessage,
+        Postpone,
         QueueFull,
+        Refuse,
         ResultTimeout,
         ResultUnavailable,
         Shutdown,
@@ -31,12 +33,14 @@ if TYPE_CHECKING:
         TimeLimitExceeded,
         ValidationError,
     )
+    from taskstream.middleware import Middleware
 
 __all__ = [
     "Taskstream",
     "Task",
     "AsyncResult",
     "Signature",
+    "Middleware",
     "TaskstreamError",
     "BrokerUnavailable",
     "QueueFull",
@@ -51,6 +55,8 @@ __all__ = [
     "Interrupt",
     "TimeLimitExceeded",
     "Shutdown",
+    "Refuse",
+    "Postpone",
     "__version__",
 ]
 
@@ -59,6 +65,7 @@ _ELSEWHERE = {
     "Task": "taskstream.app.task",
     "AsyncResult": "taskstream.app.result",
     "Signature": "taskstream.app.signature",
+    "Middleware": "taskstream.middleware",
     "__version__": "taskstream._version",
 }
 

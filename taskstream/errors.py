@@ -109,6 +109,27 @@ class Shutdown(Interrupt):
     """The worker stops now and this handler did not finish within the grace time."""
 
 
+class Refuse(TaskstreamError):
+    """Raised by a hook of a Middleware: this call is not sent, or this message is not run and ends as REVOKED."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+
+
+class Postpone(TaskstreamError):
+    """Raised by ``Middleware.before_run``: put the message back and read it again in ``seconds`` (0 to 100 years)."""
+
+    def __init__(self, seconds: float) -> None:
+        if not 0 <= seconds <= 100 * 366 * 86_400:
+            raise ValueError(f"Postpone({seconds!r}): give seconds from 0 on, at most 100 years")
+        super().__init__(f"put off for {seconds:g} s")
+        self.seconds = seconds
+
+
+class WorkerDied(TaskstreamError):
+    """What ``Middleware.on_failure`` is told of a message under which so many worker processes died that it is over."""
+
+
 def one_line(errors: Mapping[str, object] | Sequence[object] | object, prefix: str = "") -> str:
     """Flatten nested validation errors into ``field.sub: reason; other: reason``."""
     if isinstance(errors, Mapping):

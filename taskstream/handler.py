@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from taskstream.message import Delivery, Message, encode_json
+from taskstream.middleware import RETRIES, Middleware
 
 QUEUE_GROUP = "taskstream"
 """The consumer group of every task queue."""
@@ -100,7 +101,8 @@ class Handler:
     ``dump(value)`` makes JSON of the value for the result store. ``start()`` runs once per process before
     the first message. ``successors(delivery, value)`` names what to publish before the message is
     acknowledged. ``name`` is what logs, results and metrics call it; ``app`` and ``version`` go into log lines.
-    ``log_done_at`` is the level (``logging.INFO`` …) of its START and DONE lines.
+    ``log_done_at`` is the level (``logging.INFO`` …) of its START and DONE lines. ``middleware`` are the hooks of its
+    runs, in order.
     """
 
     name: str
@@ -112,6 +114,7 @@ class Handler:
     dump: Callable[[object], bytes] = encode_json
     start: Callable[[], None] | None = None
     successors: Callable[[Delivery, object], tuple[Follower, ...]] = no_successors
+    middleware: tuple[Middleware, ...] = (RETRIES,)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import gevent
 from gevent.lock import RLock
@@ -17,11 +17,13 @@ from gevent.queue import SimpleQueue
 
 from taskstream.errors import Interrupt, Shutdown, TimeLimitExceeded
 from taskstream.handler import Handler
-from taskstream.logs import FieldLogger
+from taskstream.middleware import Middleware
 
 from . import forks, outcomes
 from .clock import boottime
 from .consumer import Consumer
+from .known import Known, PutOff, about
+from .lane import Lane
 from .membership import Job
 from .table import Table
 
@@ -32,35 +34,23 @@ COMMIT_S = 5.0
 full, and what makes room in it waits here, too."""
 
 
-class Lane:
-    """One standing greenlet: what it runs, and until when (monotonic s); ``marked`` is what the table says of it."""
-
-    __slots__ = ("deadline", "greenlet", "index", "job", "marked", "table")
-
-    def __init__(self, index: int, table: Table) -> None:
-        self.index = index
-        self.table = table
-        self.marked: Job | None = None
-        self.job: Job | None = None
-        self.deadline: float | None = None
-        self.greenlet: gevent.Greenlet[..., None] | None = None
-
-    def forget(self, job: Job) -> None:
-        """``job`` is no longer this process': whatever becomes of the process is not its doing."""
-        if self.marked is job:
-            self.marked = None
-            self.table.finish(self.index)
-
-
 class Executor:
     """``concurrency`` lanes fed from one queue.
 
     ``table`` is where started messages are marked for the supervisor; ``keep`` says whether outcomes are kept.
-    ``on_most()`` is called once, when ``most`` messages have run; None calls it never.
+    ``on_most()`` is called once, when ``most`` messages have run; None calls it never. ``builtins(handler)`` are the
+    hooks that the worker itself has for a handler, after the handler's own.
     """
 
     def __init__(
-        self, concurrency: int, worker: str, table: Table, keep: bool, most: int | None, on_most: Callable[[], None]
+        self,
+        concurrency: int,
+        worker: str,
+        table: Table,
+        keep: bool,
+        most: int | None,
+        on_most: Callable[[], None],
+        builtins: Callable[[Handler], Sequence[Middleware]] = lambda handler: (),
     ) -> None:
         self._queue: SimpleQueue[Job] = SimpleQueue()
         self._lanes = [Lane(index, table) for index in range(concurrency)]
@@ -69,6 +59,7 @@ class Executor:
         self._keep = keep
         self._most = most
         self._on_most = on_most
+        self._builtins = builtins
         self._known: dict[int, Known] = {}  # by identity: hashing a handler costs more than running a small one
         self._starting = RLock()
         self._timed = 0
@@ -188,50 +179,67 @@ class Executor:
         handler = job.handler
         assert handler is not None
         settings = handler.settings
+        known = self._known.get(id(handler)) or self._know(handler)
+        hooks = known.hooks
         lane.job = lane.marked = job
         job.lane = lane
         self.running += 1
         if settings.timeout is not None:
-            lane.deadline = time.monotonic() + settings.timeout
             self._timed += 1
-        limit = settings.hard_timeout
-        if limit is None:
-            self._table.start(lane.index, membership.number, job.delivery.message.id)
-        else:
-            deadline = time.monotonic() + limit
-            self._table.start(lane.index, membership.number, job.delivery.message.id, deadline, limit)
-        job.started_ms = outcomes.now_ms()
-        started = time.perf_counter()
-        keep = self._keep
-        known = self._known.get(id(handler)) or self._know(handler)
         talks = known.log.enabled(handler.log_done_at)
+        value: object = None
         failure: BaseException | None = None
+        put_off = False
         copy = forks.state
+        context = contextvars.Context()
+        started = time.perf_counter()
         try:
+            if hooks is not None:
+                # What is waited for in there is nothing that the time limits of a run are about.
+                self._table.start(lane.index, membership.number, job.delivery.message.id)
+                context.run(hooks.before, job)
+            if settings.timeout is not None:
+                lane.deadline = time.monotonic() + settings.timeout
+            limit = settings.hard_timeout
+            if limit is None:
+                self._table.start(lane.index, membership.number, job.delivery.message.id)
+            else:
+                deadline = time.monotonic() + limit
+                self._table.start(lane.index, membership.number, job.delivery.message.id, deadline, limit)
+            job.started_ms = outcomes.now_ms()
+            started = time.perf_counter()
             if not known.ready:
                 self._make_ready(known)
             if talks:
                 known.log.log(handler.log_done_at, "START", about(job))
-            value = contextvars.Context().run(handler.run, job.delivery)
+            value = context.run(handler.run, job.delivery)
             if copy.copied:
                 forks.leave()
+            keep = self._keep
             dumped = handler.dump(value) if keep and not settings.ignore_result else None
             successors = handler.successors(job.delivery, value)
             lane.deadline = None
             if not job.handed:
                 job.successors = successors
                 outcomes.succeed(job, dumped, self._worker, keep)
+        except PutOff as reason:
+            put_off = True
+            known.put_off(job, reason, self._worker, self._keep)
         except BaseException as error:
             if copy.copied:
                 forks.leave(error)
             lane.deadline = None
             failure = error
             self._decide(job, error)
-        self._end(lane, job)
+        if hooks is not None and not put_off:
+            context.run(hooks.after, job, value, failure)
+        self._end(lane, job, put_off)
+        if put_off:
+            return
         elapsed_ms = (time.perf_counter() - started) * 1000
         consumer.stats.count(job.move, elapsed_ms)
         if failure is not None or talks:
-            self._log_end(known, job, elapsed_ms, failure)
+            known.log_end(job, elapsed_ms, failure)
 
     def _decide(self, job: Job, error: BaseException) -> None:
         if job.handed:
@@ -246,12 +254,13 @@ class Executor:
             job.outcome = None
             outcomes.bury(job, outcomes.describe(broken), self._worker, self._keep)
 
-    def _end(self, lane: Lane, job: Job) -> None:
+    def _end(self, lane: Lane, job: Job, put_off: bool = False) -> None:
         """What was started has ended, however; nothing in here can fail or switch."""
         assert job.handler is not None
         lane.job = lane.deadline = None
         self.running -= 1
-        self.ran += 1
+        if not put_off:
+            self.ran += 1
         settings = job.handler.settings
         if settings.timeout is not None:
             self._timed -= 1
@@ -261,12 +270,11 @@ class Executor:
         membership.consumer.release_slot()
         if not membership.lost:
             membership.consumer.acker.put(job)
-        if self.ran == self._most:
+        if self.ran == self._most and not put_off:
             self._on_most()
 
     def _know(self, handler: Handler) -> Known:
-        event = handler.name.removeprefix(f"{handler.app}.")  # the app has a place of its own in a line
-        known = self._known[id(handler)] = Known(handler, FieldLogger(handler.app, handler.version, event))
+        known = self._known[id(handler)] = Known(handler, (*handler.middleware, *self._builtins(handler)))
         return known
 
     def _make_ready(self, known: Known) -> None:
@@ -276,22 +284,6 @@ class Executor:
                 if known.handler.start is not None:
                     known.handler.start()
                 known.ready = True
-
-    @staticmethod
-    def _log_end(known: Known, job: Job, elapsed_ms: float, failure: BaseException | None) -> None:
-        fields = about(job)
-        fields["metrics.duration"] = round(elapsed_ms, 3)
-        if failure is None:
-            fields["response.status"] = 200
-            known.log.log(known.handler.log_done_at, "DONE", fields)
-        elif job.move == "r":
-            fields["retry.delay"] = job.delay_ms / 1000
-            known.log.warning("FAILED, will be tried again", fields, exc=failure)
-        elif job.move == "g":
-            known.log.warning("FAILED, interrupted and given back", fields)
-        else:
-            fields["response.status"] = 500
-            known.log.error("FAILED", fields, exc=failure)
 
     # -- the watchdog ------------------------------------------------------------------------------------
 
@@ -323,17 +315,6 @@ class Executor:
         gevent.get_hub().loop.run_callback(throw)
 
 
-class Known:
-    """What the executor keeps for a handler: its log, and whether its start has run."""
-
-    __slots__ = ("handler", "log", "ready")
-
-    def __init__(self, handler: Handler, log: FieldLogger) -> None:
-        self.handler = handler
-        self.log = log
-        self.ready = False
-
-
 def pause() -> None:
     """Let others run for a moment, whatever is thrown in meanwhile."""
     with contextlib.suppress(BaseException):
@@ -344,20 +325,3 @@ def on_last_chance(job: Job) -> bool:
     """Whether one more death under this message makes it a dead letter."""
     assert job.handler is not None
     return job.delivery.deaths >= max(1, job.handler.settings.max_deliveries - 1)
-
-
-def about(job: Job) -> dict[str, object]:
-    """Log fields of one message."""
-    delivery = job.delivery
-    fields: dict[str, object] = {
-        "stream.name": delivery.stream,
-        "stream.consumer_group": delivery.group,
-        "message.id": delivery.message.id,
-        "message.attempt": delivery.message.attempt,
-    }
-    headers = delivery.message.headers
-    if headers:
-        for name in ("request_id", "operation_id", "request_ts"):
-            if name in headers:
-                fields[f"track.{name}"] = headers[name]
-    return fields

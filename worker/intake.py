@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 from taskstream.broker.group import Entry
 from taskstream.continuation import failed_before
-from taskstream.errors import InvalidMessage, TimeLimitExceeded
+from taskstream.errors import InvalidMessage, TimeLimitExceeded, WorkerDied
+from taskstream.handler import Handler
 from taskstream.message import DEATHS_HEADER, Delivery, Message, from_fields
 from taskstream.results.base import Failure
 
 from . import outcomes
+from .known import Hooks
 from .membership import Job, Membership
 
 MAX_DEATHS = 2**31 - 1
@@ -84,12 +86,14 @@ def _accept(consumer: Consumer, membership: Membership, entry: Entry, run: bool)
         around.log.debug("Not run: what it was to follow has failed", {**_about(job), "failed.id": failed.id})
         acker.put(job)
     elif entry.why and handler is not None:
-        outcomes.fail(job, TimeLimitExceeded(entry.why), around.worker, around.keep_results)
+        overran = TimeLimitExceeded(entry.why)
+        outcomes.fail(job, overran, around.worker, around.keep_results)
         said = {**_about(job), "reason": entry.why}
         if job.move == "r":
             around.log.warning("FAILED, will be tried again", {**said, "retry.delay": job.delay_ms / 1000})
         else:
             around.log.error("FAILED", said)
+        _tell(job, handler, overran)
         acker.put(job)
     elif not run:
         outcomes.give_back(job, started=False)
@@ -104,11 +108,19 @@ def _accept(consumer: Consumer, membership: Membership, entry: Entry, run: bool)
         reason = f"{deaths} worker processes died while it ran"
         outcomes.bury(job, Failure("WorkerDied", reason), around.worker, around.keep_results)
         around.log.error("Poison message: dead letter", {**_about(job), "deaths": deaths})
+        _tell(job, handler, WorkerDied(reason))
         acker.put(job)
     else:
         consumer.active += 1
         slots.used += 1
         queue.put(job)
+
+
+def _tell(job: Job, handler: Handler, error: BaseException) -> None:
+    """The middleware hears of what failed without a run."""
+    hooks = Hooks(handler.middleware)
+    if hooks.any:
+        hooks.ended(job, error)
 
 
 def _about(job: Job) -> dict[str, object]:

@@ -10,13 +10,14 @@ from gevent.lock import RLock
 from taskstream.broker.group import Call, ConsumerGroup
 from taskstream.handler import Follower, Handler
 from taskstream.message import Delivery
+from taskstream.middleware import Run
 from taskstream.results.base import Outcome
 
 from .clock import boottime
 
 if TYPE_CHECKING:
     from .consumer import Consumer
-    from .executor import Lane
+    from .lane import Lane
 
 
 class Membership:
@@ -67,6 +68,7 @@ class Job:
     ``payload``, ``d`` dead letter ``payload``. ``overran``: it was handed out because its process was ended over it,
     for which nobody ever counts a death. ``handed``: its end is decided and the acker's, nobody changes it any more.
     ``lane`` is where it was started, and stays marked as started until its end is committed or the lane's next starts.
+    ``run`` is what hooks of its handler see of it, where it was made.
     """
 
     __slots__ = (
@@ -80,6 +82,7 @@ class Job:
         "outcome",
         "overran",
         "payload",
+        "run",
         "started_ms",
         "successors",
     )
@@ -95,5 +98,13 @@ class Job:
         self.overran = False
         self.handed = False
         self.lane: Lane | None = None
+        self.run: Run | None = None
         self.outcome: Outcome | None = None
         self.successors: tuple[Follower, ...] = ()
+
+    def seen(self) -> Run:
+        """What hooks see of it; made at the first use."""
+        if self.run is None:
+            assert self.handler is not None
+            self.run = Run(self.delivery, self.handler)
+        return self.run

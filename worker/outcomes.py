@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import random
 import time
 import traceback
@@ -14,13 +15,12 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from taskstream import continuation
+from taskstream import continuation, middleware
 from taskstream.continuation import Failed
-from taskstream.errors import InvalidMessage, Shutdown, TimeLimitExceeded
-from taskstream.handler import Settings
+from taskstream.errors import InvalidMessage, Shutdown
 from taskstream.logs import type_name
 from taskstream.message import DEATHS_HEADER, UNKNOWN_HEADER, Delivery, Message, fields_json
-from taskstream.results.base import FAILURE, RETRY, SUCCESS, Failure, Outcome
+from taskstream.results.base import FAILURE, RETRY, REVOKED, SUCCESS, Failure, Outcome
 from taskstream.retry import backoff_delay
 
 from .membership import Job
@@ -31,6 +31,9 @@ ten minutes, for a rolling deploy to reach this worker."""
 
 UNKNOWN_BACKOFF_S = 1.0
 UNKNOWN_BACKOFF_MAX_S = 120.0
+
+NO_RETRY = (InvalidMessage, Shutdown)
+"""Failures that nobody is asked about: a payload that cannot be decoded never changes."""
 
 _NULL = msgspec.Raw(b"null")
 _TRACEBACK_LIMIT = 64 * 1024
@@ -52,20 +55,12 @@ def succeed(job: Job, value: bytes | None, worker: str, keep: bool) -> None:
 
 
 def fail(job: Job, error: BaseException, worker: str, keep: bool) -> None:
-    """The handler raised: retry with backoff while there are tries left, else a dead letter."""
+    """The handler raised: again after a while if its middleware says so, else a dead letter."""
     handler = job.handler
     assert handler is not None
     delivery = job.delivery
-    retries = delivery.message.attempt - 1
-    if may_retry(error, handler.settings) and retries < handler.settings.max_retries:
-        settings = handler.settings
-        delay_s = backoff_delay(
-            retries,
-            base=settings.retry_backoff,
-            maximum=settings.retry_backoff_max,
-            jitter=settings.retry_jitter,
-            uniform=random.uniform,
-        )
+    delay_s = None if isinstance(error, NO_RETRY) else middleware.delay_of(handler.middleware, job.seen(), error)
+    if delay_s is not None:
         job.move = "r"
         job.delay_ms = int(delay_s * 1000)
         job.payload = fields_json(_again(delivery, attempt=delivery.message.attempt + 1))
@@ -75,14 +70,21 @@ def fail(job: Job, error: BaseException, worker: str, keep: bool) -> None:
         bury(job, describe(error), worker, keep)
 
 
-def may_retry(error: BaseException, settings: Settings) -> bool:
-    """Whether this kind of failure is tried again. A payload that cannot be decoded never changes."""
-    if isinstance(error, (InvalidMessage, Shutdown)):
-        return False
-    if isinstance(error, TimeLimitExceeded):
-        # Not an Exception, so that handlers cannot swallow it; to the settings it is a TimeoutError.
-        return issubclass(TimeoutError, settings.retry_for) or isinstance(error, settings.retry_for)
-    return isinstance(error, settings.retry_for)
+def postpone(job: Job, seconds: float) -> None:
+    """The message did not run, and is to be read again in ``seconds``."""
+    job.move = "r"
+    job.outcome = None
+    job.delay_ms = math.ceil(seconds * 1000)
+    job.payload = fields_json(_again(job.delivery, deliveries=job.delivery.number - 1))
+
+
+def revoke(job: Job, failure: Failure, worker: str, keep: bool) -> None:
+    """The message is not wanted any more: done without a run and without a dead letter."""
+    job.move = "a"
+    job.successors = ()
+    if keep:
+        job.outcome = _outcome(job, REVOKED, worker, _NULL, failure)
+    tell(job, REVOKED, failure)
 
 
 def give_back(job: Job, *, started: bool) -> None:

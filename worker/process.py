@@ -17,6 +17,7 @@ from taskstream.broker import Broker
 from taskstream.broker.group import Renewal
 from taskstream.errors import ConfigError, TaskstreamError
 from taskstream.handler import Subscription
+from taskstream.middleware import Middleware, tell
 
 from . import forks, orders
 from .acker import Acker
@@ -109,6 +110,7 @@ class WorkerProcess:
     def _build(self, loaded: Loaded) -> None:
         pool = self._pool
         self._log = logs.engine_logger("worker")
+        self._subscriptions = loaded.subscriptions
         self._broker = Broker(loaded.broker_url)
         self._store = loaded.store
         self._place = describe(self._store, make_mark=True)
@@ -160,6 +162,8 @@ class WorkerProcess:
                 "concurrency": self._pool.concurrency,
             },
         )
+        self._middleware = all_middleware(self._subscriptions)
+        tell(self._middleware, "worker_start", self._options.name)
         self._leases.start()
         self._executor.start()
         if self._keeper is not None:
@@ -275,6 +279,7 @@ class WorkerProcess:
                 gevent.sleep(0.02)
             self._executor.abandon()
         left = self._last_commits()
+        self._tell_stop()
         self._leases.stop()
         self._leave()
         self._log.info("Worker stopped", {"worker": self._options.name})
@@ -298,6 +303,14 @@ class WorkerProcess:
             self._log.warning("Leaving messages whose end could not be committed: they will run again", {"count": left})
         return left
 
+    def _tell_stop(self) -> None:
+        """A hook that hangs must not keep the process."""
+        try:
+            with gevent.Timeout(FINISH_S):
+                tell(self._middleware, "worker_stop", self._options.name)
+        except gevent.Timeout:
+            self._log.warning("Hooks did not end in time", {"timeout": FINISH_S})
+
     def _leave(self) -> None:
         try:
             with gevent.Timeout(FINISH_S, TaskstreamError("no answer in time")):
@@ -316,6 +329,12 @@ def shortest_limit(subscriptions: Sequence[Subscription]) -> float:
     """The shortest ``hard_timeout`` (s) of all handlers, 0.0 if none has one."""
     limits = [handler.settings.hard_timeout for one in subscriptions for handler in one.all_handlers]
     return min((limit for limit in limits if limit is not None), default=0.0)
+
+
+def all_middleware(subscriptions: Sequence[Subscription]) -> tuple[Middleware, ...]:
+    """The hooks of all handlers, each instance once, in order."""
+    found = {id(one): one for sub in subscriptions for handler in sub.all_handlers for one in handler.middleware}
+    return tuple(found.values())
 
 
 def main(options: ProcessOptions) -> None:

@@ -21,6 +21,7 @@ from taskstream.app.outcomes import Outcomes
 from taskstream.app.result import AsyncResult as Handle
 from taskstream.app.signature import Signature, envelopes
 from taskstream.app.task import Task
+from taskstream.app.told import EnqueueHooks
 from taskstream.app.waiter import Waiter
 from taskstream.arguments import decode_json
 from taskstream.broker import Broker, Envelope
@@ -31,6 +32,7 @@ from taskstream.errors import ConfigError, ResultUnavailable, ValidationError
 from taskstream.handler import DEAD_RETENTION_S, QUEUE_GROUP, Subscription
 from taskstream.keys import GATHER, check_name
 from taskstream.message import MESSAGE_ID
+from taskstream.middleware import Middleware, checked
 from taskstream.results import open_store
 from taskstream.results.base import Outcome, ResultStore
 from taskstream.results.store import DEFAULT_RETENTION_S, FSYNC_POLICIES, check_results, check_url
@@ -72,6 +74,8 @@ class Taskstream:
     ``outbox``: ``file://FOLDER``, a folder of this host (relative like results) whose file keeps messages while Redis
     takes none, and from which they are sent, in order and once, when it does again.
 
+    ``middleware``: hooks around sending and running (``taskstream.Middleware``), called in this order.
+
     Raises ConfigError for a name, an option or a URL that cannot be used; for one of the environment at its first use.
     """
 
@@ -86,6 +90,7 @@ class Taskstream:
         result_fsync: str = "commit",
         max_length: int | None = None,
         outbox: str | None = None,
+        middleware: Iterable[Middleware] = (),
     ) -> None:
         for option, url in (("broker", broker), ("outbox", outbox)):
             if url is not None and not isinstance(url, str):
@@ -117,6 +122,12 @@ class Taskstream:
             from taskstream.outbox import Outbox, outbox_path  # a database, for those who want one
 
             self._outbox = Outbox(outbox_path(outbox, self._results_base, self.name), lambda: self.broker)
+        self.middleware = checked(f"Taskstream({name!r})", middleware)
+        hooks = EnqueueHooks(self.middleware)
+        self._hooks = hooks if hooks.any else None
+        if self._hooks is not None:
+            # Put in the way here, so that an app without hooks is not even asked at each call.
+            self.send = self._hooks.around(self.send)  # type: ignore[method-assign,assignment]
         self._tasks: dict[str, Task[..., Any, Any]] = {}
         self._run_async: Callable[[Coroutine[Any, Any, Any]], Any] = asyncio.run
         self.start_afresh()
@@ -228,7 +239,11 @@ class Taskstream:
         may have been: calls that carry a ``task_id`` or ``idempotency_key`` (``Signature.set``) can be sent again.
         """
         items = envelopes(signatures)
+        if self._hooks is not None:
+            items = self._hooks.before_all(items)
         ids, error = sending.send_in_batches(self._outbox or self.broker, items, self.max_length)
+        if self._hooks is not None:
+            self._hooks.after_all(items, ids)
         certain = zip(ids, items, strict=False)
         handles: list[Handle[Any]] = [Handle(sent, self, item.stream) for sent, item in certain if sent is not None]
         if error is not None:

@@ -23,6 +23,7 @@ from taskstream.handler import Follower, Handler
 from taskstream.inline import as_plain
 from taskstream.keys import check_name
 from taskstream.message import THEN_HEADER, Delivery, Message, new_id
+from taskstream.middleware import RETRIES, Middleware
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,6 +36,10 @@ class Host(ResultSource, Protocol):
     @property
     def name(self) -> str:
         """The app's name."""
+
+    @property
+    def middleware(self) -> tuple[Middleware, ...]:
+        """The app's hooks."""
 
     def send(self, envelope: Envelope) -> str:
         """Put one message on its queue; return the id it is there under. Raises BrokerUnavailable or QueueFull."""
@@ -165,6 +170,7 @@ class Task(Generic[P, R, C]):
             settings=self.settings,
             dump=dump,
             successors=successors,
+            middleware=(*self._host.middleware, RETRIES),
         )
 
     def __repr__(self) -> str:

@@ -1,0 +1,28 @@
+"""One standing greenlet of the executor, and what the shared table says of it. It runs nothing itself."""
+
+from __future__ import annotations
+
+import gevent
+
+from .membership import Job
+from .table import Table
+
+
+class Lane:
+    """One standing greenlet: what it runs, and until when (monotonic s); ``marked`` is what the table says of it."""
+
+    __slots__ = ("deadline", "greenlet", "index", "job", "marked", "table")
+
+    def __init__(self, index: int, table: Table) -> None:
+        self.index = index
+        self.table = table
+        self.marked: Job | None = None
+        self.job: Job | None = None
+        self.deadline: float | None = None
+        self.greenlet: gevent.Greenlet[..., None] | None = None
+
+    def forget(self, job: Job) -> None:
+        """``job`` is no longer this process': whatever becomes of the process is not its doing."""
+        if self.marked is job:
+            self.marked = None
+            self.table.finish(self.index)
