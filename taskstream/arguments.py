@@ -20,6 +20,7 @@ import msgspec
 
 from taskstream.dataobjects import Validator
 from taskstream.errors import ConfigError, InvalidMessage, ValidationError, one_line
+from taskstream.fields import Strict
 from taskstream.message import encode_json
 from taskstream.scalars import INT_MAX, INT_MIN
 
@@ -55,6 +56,22 @@ class _Slot(msgspec.Struct, frozen=True):
     default: Any = inspect.Parameter.empty
 
 
+class Parameter(msgspec.Struct, frozen=True):
+    """One parameter, for whoever describes a function to others.
+
+    ``by_position`` and ``by_name`` say how it may be given; ``rest``: any number may be given by its kind of way.
+    ``default`` is plain JSON, UNSET where there is none or none that JSON can carry.
+    """
+
+    name: str
+    field: Strict
+    required: bool
+    by_position: bool
+    by_name: bool
+    rest: bool
+    default: Any = msgspec.UNSET
+
+
 class _Plan(msgspec.Struct, frozen=True):
     """How to check a call with so many positional arguments: types by position, by name, and what must be named.
 
@@ -79,9 +96,11 @@ class Arguments:
         self._named: dict[str, _Slot] = {}
         self._rest: _Slot | None = None
         self._named_rest: _Slot | None = None
+        self.parameters: list[Parameter] = []
         hints = _hints(function, label, lambda name: name != "return")
         for parameter in inspect.signature(function).parameters.values():
             slot = _slot(parameter, hints.get(parameter.name, Any), label)
+            self.parameters.append(_described(parameter, slot))
             match parameter.kind:
                 case parameter.VAR_POSITIONAL:
                     self._rest = slot
@@ -143,12 +162,16 @@ class Arguments:
             call = _decode_body(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidMessage(f"{self._label}: the body is no call of a task: {error}") from None
-        if _plain(self._plans, call.args, call.kwargs):
-            return call.args, call.kwargs
         try:
-            return self._convert(call.args, call.kwargs, lambda validator: validator.load)
+            return self.load(call.args, call.kwargs)
         except ValidationError as error:
             raise InvalidMessage(str(error)) from None
+
+    def load(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """Arguments out of JSON, of their annotated types. Raises ValidationError naming each that does not fit."""
+        if _plain(self._plans, args, kwargs):
+            return args, kwargs
+        return self._convert(args, kwargs, lambda validator: validator.load)
 
     def _convert(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], way: Callable[[Validator], Callable[[Any], Any]]
@@ -280,6 +303,23 @@ def _slot(parameter: inspect.Parameter, annotation: Any, label: str) -> _Slot:
         validator=validator,
         plain=SCALARS if annotation in (Any, object) else _scalars_of(annotation),
         default=parameter.default,
+    )
+
+
+def _described(parameter: inspect.Parameter, slot: _Slot) -> Parameter:
+    kind = parameter.kind
+    default: Any = msgspec.UNSET
+    if parameter.default is not parameter.empty:
+        with contextlib.suppress(ValidationError):
+            default = slot.validator.dump(parameter.default)
+    return Parameter(
+        name=slot.name,
+        field=slot.validator.field,
+        required=slot.required,
+        by_position=kind in (kind.POSITIONAL_ONLY, kind.POSITIONAL_OR_KEYWORD, kind.VAR_POSITIONAL),
+        by_name=kind in (kind.KEYWORD_ONLY, kind.POSITIONAL_OR_KEYWORD, kind.VAR_KEYWORD),
+        rest=kind in (kind.VAR_POSITIONAL, kind.VAR_KEYWORD),
+        default=default,
     )
 
 

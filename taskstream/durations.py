@@ -1,9 +1,10 @@
-"""Durations as people write them: a number of seconds, or text such as ``12h``. Pure."""
+"""Durations as people write them (a number of seconds, or text such as ``12h``), and times as they read them. Pure."""
 
 from __future__ import annotations
 
 import math
 import re
+from datetime import UTC, datetime
 
 _TEXT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([smhdw]?)")
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
@@ -29,3 +30,11 @@ def parse_duration(value: object) -> float:
     if not 0 < seconds <= LONGEST_S:
         raise ValueError(EXPECTED)
     return seconds
+
+
+def moment(ms: int) -> str:
+    """A time (ms since the epoch) in UTC, ISO 8601; the number itself where that is no time of a calendar."""
+    try:
+        return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
+    except (OverflowError, OSError, ValueError):
+        return f"{ms} ms since 1970"

@@ -16,7 +16,8 @@ from taskstream.broker import Broker
 from taskstream.errors import ConfigError
 from taskstream.events import Loaded
 
-from . import auth, docs, errors, events, health, metrics, mgmt, state, tracking
+from . import auth, docs, errors, events, health, metrics, mgmt, state, tasks, tracking
+from .held import Held
 from .lean import LeanFlask
 from .settings import WebSettings
 from .wiring import Parts, configure_logs, gather
@@ -53,8 +54,11 @@ def create_app(
         raise
 
 
-def build(parts: Parts) -> Flask:
-    """The Flask app for what was gathered. Raises ConfigError for a docs path that cannot be used."""
+def build(parts: Parts, held: Held | None = None) -> Flask:
+    """The Flask app for what was gathered; ``held`` says how many threads may be held.
+
+    Raises ConfigError for a docs path that cannot be used.
+    """
     broker, settings, subscriptions = parts.broker, parts.settings, parts.subscriptions
     requests = parts.loaded.requests if parts.loaded is not None else []
     for event in requests:
@@ -83,5 +87,7 @@ def build(parts: Parts) -> Flask:
     state.register(app, broker, subscriptions, settings.docs_path)
     mgmt.register(app, broker, [found for found in subscriptions if found.default is not None])
     events.register(app, requests, broker.publish, settings.max_body_bytes)
+    if parts.tasks_app is not None:
+        tasks.register(app, parts.tasks_app, held or Held(), settings.max_body_bytes)
     docs.register(app, parts.document, settings.docs_path)
     return app

@@ -14,7 +14,7 @@ from flask import Flask, Response, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
-from taskstream.errors import BrokerUnavailable, ConfigError, QueueFull, ValidationError
+from taskstream.errors import BrokerUnavailable, ConfigError, QueueFull, ResultUnavailable, ValidationError
 from taskstream.logs import engine_logger
 
 from .tracking import track_of
@@ -116,6 +116,10 @@ def _no_broker(error: BrokerUnavailable | QueueFull | ConfigError) -> Response:
     return unavailable(error).response()
 
 
+def _no_results(error: ResultUnavailable) -> Response:
+    return _refused(Problem(503, str(error), headers={"Retry-After": str(RETRY_AFTER_S)}))
+
+
 def _http(error: HTTPException) -> ResponseReturnValue:
     status = error.code or 500
     if error.response is not None or status < 400:
@@ -136,5 +140,6 @@ def register(app: Flask) -> None:
     app.register_error_handler(Problem, _refused)
     for known in (BrokerUnavailable, QueueFull, ConfigError):
         app.register_error_handler(known, _no_broker)
+    app.register_error_handler(ResultUnavailable, _no_results)
     app.register_error_handler(HTTPException, _http)
     app.register_error_handler(Exception, _unexpected)

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
@@ -174,9 +175,12 @@ def _load_worker(options: ServeOptions, parent: int) -> Flask:
     """Make the Flask app in a web process. Runs there."""
     _belong_to(parent)
     from .app import build
+    from .held import Held
 
+    held = Held(options.threads // 2)
+    _on_stop(held.stop)
     try:
-        return build(_parts(options))
+        return build(_parts(options), held)
     except Exception as error:
         log.error("A web process cannot start", exc=error)
         sys.exit(1)
@@ -194,6 +198,24 @@ def _belong_to(parent: int) -> None:
         threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
     if os.getppid() != parent:
         os._exit(1)
+
+
+def _on_stop(tell: Callable[[], None]) -> None:
+    """Call ``tell`` once when this process is told to stop, whatever handles the signal. Call it in the main thread."""
+    if os.name != "posix":
+        return
+    # Granian sets handlers of its own later, and tells no application. Python writes the number of any signal that has
+    # a handler to this descriptor, beside calling it.
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+
+    def wait() -> None:
+        while os.read(reader, 1)[0] not in (signal.SIGTERM, signal.SIGINT):
+            pass
+        tell()
+
+    threading.Thread(target=wait, name="taskstream-stop", daemon=True).start()
 
 
 def _watch_parent(parent: int) -> None:

@@ -12,8 +12,8 @@ from taskstream import events, logs
 from taskstream.broker import Broker
 from taskstream.errors import ConfigError
 from taskstream.events import Loaded
-from taskstream.events.openapi import document
 from taskstream.handler import Subscription
+from taskstream.openapi import document
 
 from .settings import WebSettings, choose_broker, token_from
 
@@ -26,16 +26,15 @@ class Parts:
     """Everything the routes need."""
 
     loaded: Loaded | None
+    tasks_app: Taskstream | None
     broker: Broker
     settings: WebSettings
     subscriptions: list[Subscription]
 
     @property
     def document(self) -> dict[str, Any]:
-        """The OpenAPI document; one without paths where only tasks are served."""
-        if self.loaded is not None:
-            return document(self.loaded)
-        return {"openapi": "3.0.3", "info": {"title": "Taskstream", "version": "1"}, "paths": {}}
+        """The OpenAPI document."""
+        return document(self.loaded, self.tasks_app)
 
 
 def gather(
@@ -80,7 +79,8 @@ def gather(
     subscriptions = loaded.subscriptions(auto_start=True) if loaded is not None else []
     if tasks_app is not None:
         subscriptions = subscriptions + tasks_app.subscriptions()
-    return Parts(loaded, broker, settings, subscriptions)
+        _ = tasks_app.broker, tasks_app.results  # a URL that cannot be used is told now, not to clients
+    return Parts(loaded, tasks_app, broker, settings, subscriptions)
 
 
 def configure_logs(parts: Parts, level: str | None = None, fmt: str | None = None) -> None:

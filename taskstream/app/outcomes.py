@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from taskstream.app import location
@@ -41,8 +41,16 @@ class Outcomes:
         found = self._store.read(message_id, QUEUE_GROUP)
         return found[0] if found else None
 
-    def wait(self, message_id: str, queues: Sequence[str], timeout: float | None) -> Outcome | None:
+    def wait(
+        self,
+        message_id: str,
+        queues: Sequence[str],
+        timeout: float | None,
+        give_up: Callable[[], bool] = lambda: False,
+    ) -> Outcome | None:
         """The final outcome of a message of one of ``queues``; None if there is none within ``timeout`` seconds.
+
+        ``give_up`` is asked once a second at least: True ends the waiting.
 
         Raises ResultUnavailable if the store cannot be read, or if the queue's workers write to another one.
         """
@@ -56,9 +64,9 @@ class Outcomes:
                 outcome = self._final(message_id)
                 if outcome is not None:
                     return outcome
-                self._check_reachable(queues)
+                self.check_reachable(queues)
                 left = REREAD_S if deadline is None else min(REREAD_S, deadline - time.monotonic())
-                if left <= 0:
+                if left <= 0 or give_up():
                     return None
                 event.wait(left)
 
@@ -66,8 +74,11 @@ class Outcomes:
         outcome = self.read(message_id)
         return outcome if outcome is not None and outcome.state in FINAL_STATES else None
 
-    def _check_reachable(self, queues: Sequence[str]) -> None:
-        """Raise ResultUnavailable if a live worker of ``queues`` keeps its results where this process cannot read."""
+    def check_reachable(self, queues: Sequence[str]) -> None:
+        """Raise ResultUnavailable if a live worker of ``queues`` keeps its results where this process cannot read.
+
+        Asks the broker once in RECHECK_S at most.
+        """
         now = time.monotonic()
         with self._lock:
             due = [queue for queue in queues if now - self._checked.get(queue, float("-inf")) > RECHECK_S]

@@ -15,7 +15,7 @@ from taskstream.app.call_options import PLAIN, SendOptions, refuse_unknown
 from taskstream.app.options import Options
 from taskstream.app.result import AsyncResult, ResultSource
 from taskstream.app.signature import Signature
-from taskstream.arguments import Arguments, ReturnValue
+from taskstream.arguments import Arguments, Parameter, ReturnValue
 from taskstream.broker import Envelope
 from taskstream.continuation import after
 from taskstream.errors import ConfigError
@@ -129,6 +129,18 @@ class Task(Generic[P, R, C]):
         """
         said = self._arguments.canonical(args, kwargs)
         return hashlib.sha256(self.name.encode() + b"\0" + said).hexdigest()[:32]
+
+    def arguments_of(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """Arguments that came as plain JSON, as ``delay`` takes them.
+
+        Raises ValidationError naming each that does not fit.
+        """
+        return self._arguments.load(args, kwargs)
+
+    @property
+    def parameters(self) -> Sequence[Parameter]:
+        """What may be given, in the order of the signature. Raises ConfigError for annotations that cannot be used."""
+        return self._arguments.parameters
 
     @functools.cached_property
     def _arguments(self) -> Arguments:

@@ -28,7 +28,7 @@ def load(target: Target) -> Loaded:
 
 def document_of(loaded: Loaded) -> dict[str, Any]:
     """The OpenAPI document of loaded events. Raises ConfigError."""
-    from taskstream.events.openapi import document
+    from taskstream.openapi import document
 
     return document(loaded)
 

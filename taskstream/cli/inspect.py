@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import click
 
 from taskstream.cli.broker_choice import broker_option, connected
-from taskstream.cli.output import age, json_option, moment, note, print_json, print_table, shown
+from taskstream.cli.output import age, json_option, note, print_json, print_table, shown
 from taskstream.cli.sources import chosen_store, need_folder, results_option, streams_of
 from taskstream.cli.target import find_target, target_options
+from taskstream.durations import moment
 from taskstream.errors import TaskstreamError
 
 if TYPE_CHECKING:

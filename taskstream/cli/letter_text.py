@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from taskstream.cli.output import age, moment, shown
+from taskstream.cli.output import age, shown
+from taskstream.durations import moment
 from taskstream.errors import InvalidMessage
 from taskstream.message import OWN_HEADERS, encode_json
 

@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import click
@@ -90,11 +89,6 @@ def print_stream(items: Iterable[object]) -> None:
         click.echo(f"{start}\n  {msgspec.json.encode(item).decode()}", nl=False)
         start = ","
     click.echo("\n]" if start == "," else "[]")
-
-
-def moment(ms: int) -> str:
-    """A time (ms since the epoch) in UTC, ISO 8601."""
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
 
 
 def shown(value: object) -> str:

@@ -20,9 +20,9 @@ from taskstream import logs
 from taskstream.aio import Bridge, threading_backend
 from taskstream.errors import ValidationError
 from taskstream.events import EventRequest, EventResponse, Loaded, load
-from taskstream.events.openapi import document
 from taskstream.handler import Handler
 from taskstream.message import Delivery, Message
+from taskstream.openapi import document
 
 ROOT = Path(__file__).parents[2]
 TRACK = {"request_id": "3bb68f7a-8f18-49b1-9af4-f3caee0eec74"}

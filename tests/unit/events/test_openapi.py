@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from taskstream.events.openapi import document
+from taskstream.openapi import document
 
 from .conftest import MakeApp
 

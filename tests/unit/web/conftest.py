@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from taskstream import Taskstream
 from taskstream.broker import Broker
 from taskstream.config import ServerConfig
 from taskstream.events import EventRequest, EventResponse
@@ -78,17 +79,23 @@ def broker() -> Iterator[FakeBroker]:
 @pytest.fixture
 def make_client(broker: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> Callable[..., FlaskClient]:
     """``make_client(events, settings, broker)``: a client of the app around these events."""
-    monkeypatch.setattr("taskstream_webapp.wiring.document", lambda loaded: {"openapi": "3.0.3", "paths": {}})
+    monkeypatch.setattr(
+        "taskstream_webapp.wiring.document", lambda loaded, tasks_app: {"openapi": "3.0.3", "paths": {}}
+    )
 
     def make(
-        *events: FakeEvent, settings: WebSettings | None = None, broker: Broker = broker, **overrides: Any
+        *events: FakeEvent,
+        settings: WebSettings | None = None,
+        broker: Broker = broker,
+        tasks_app: Taskstream | None = None,
+        **overrides: Any,
     ) -> FlaskClient:
         loaded = SimpleNamespace(
             server=ServerConfig(base=Path.cwd(), **overrides),
             requests=list(events or (FakeEvent(echo),)),
             subscriptions=lambda auto_start: [ship_order()],
         )
-        app = create_app(loaded=loaded, broker=broker, settings=settings)  # type: ignore[arg-type]
+        app = create_app(loaded=loaded, broker=broker, settings=settings, tasks_app=tasks_app)  # type: ignore[arg-type]
         return app.test_client()
 
     return make

@@ -1,0 +1,142 @@
+"""Calls of tasks over HTTP: ``POST /api/tasks/{name}`` sends one, ``GET /api/tasks/{id}`` follows it up."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from flask import Response, request
+
+from taskstream.errors import ResultUnavailable, ValidationError
+from taskstream.logs import engine_logger
+from taskstream.nearest import suggestion
+from taskstream.results.base import FINAL_STATES, Outcome
+from taskstream.results.record import record
+
+from .auth import refuse_cross_site
+from .calls import OPTIONS, options_of, read_call, refused
+from .errors import Problem, invalid
+from .events import check_json, read_body
+from .held import Held
+from .lean import Answer, LeanFlask
+from .prefer import idempotency_key_of, wait_of
+from .tracking import track_of
+
+if TYPE_CHECKING:
+    from taskstream import Task, Taskstream
+
+PATH = "/api/tasks"
+
+JSON = "application/json"
+
+_encode = msgspec.json.Encoder().encode
+
+log = engine_logger("tasks")
+
+
+class Tasks:
+    """The routes of one app's tasks."""
+
+    def __init__(self, app: Taskstream, held: Held, max_body_bytes: int) -> None:
+        self._app = app
+        self._held = held
+        self._limit = max_body_bytes
+
+    def sender(self, task: Task[..., Any, Any]) -> Callable[[], Response]:
+        """The view that sends calls of ``task``."""
+
+        def view() -> Response:
+            environ = request.environ
+            refuse_cross_site(environ)
+            _refuse_query(environ)
+            body = read_body(environ, self._limit)
+            if body:
+                check_json(environ)
+            call = read_call(body)
+            options = options_of(call.options, track_of(environ), idempotency_key_of(environ))
+            return self._send(task, call.args, call.kwargs, options, environ)
+
+        return view
+
+    def _send(
+        self, task: Task[..., Any, Any], args: Any, kwargs: Any, options: dict[str, Any], environ: dict[str, Any]
+    ) -> Response:
+        try:
+            args, kwargs = task.arguments_of(args, kwargs)
+        except ValidationError as error:
+            raise invalid(error) from None
+        try:
+            handle = task.apply_async(args, kwargs, **options)
+        except ValidationError as error:
+            if error.errors.keys() <= OPTIONS:
+                raise refused({"options": error.errors}) from None
+            raise invalid(error) from None
+        if log.enabled(logging.INFO):
+            track = {f"track.{name}": value for name, value in track_of(environ).items()}
+            log.info("Sent", {"task": task.name, "id": handle.id, **track})
+        headers = {"Location": f"{request.root_path}{PATH}/{handle.id}"}
+        outcome = None
+        if wait := wait_of(environ):
+            outcome = self._wait(handle.id, options.get("queue") or task.queue, wait, headers)
+        if outcome is not None:
+            return _answer(record(outcome), 200, headers)
+        state = "SCHEDULED" if "countdown" in options or "eta" in options else "PENDING"
+        return _answer({"id": handle.id, "state": state}, 202, headers)
+
+    def unknown(self, name: str) -> Response:
+        """The view for a task that there is not."""
+        refuse_cross_site(request.environ)
+        raise Problem(404, f"there is no task {name[:200]!r} here{suggestion(name, self._app.tasks)}")
+
+    def look(self, message_id: str) -> Response:
+        """The view that tells what became of a call."""
+        environ = request.environ
+        _refuse_query(environ)
+        handle = self._handle(message_id)
+        headers = {"Cache-Control": "no-store"}
+        outcome = self._app.outcomes.read(handle.id)
+        if (outcome is None or outcome.state not in FINAL_STATES) and (wait := wait_of(environ)):
+            outcome = self._wait(handle.id, None, wait, headers) or self._app.outcomes.read(handle.id)
+        if outcome is not None:
+            return _answer(record(outcome), 200, headers)
+        self._app.outcomes.check_reachable(self._app.queues())
+        return _answer({"id": handle.id, "state": "PENDING"}, 200, headers)
+
+    def _handle(self, message_id: str) -> Any:
+        try:
+            return self._app.AsyncResult(message_id)
+        except ValidationError:
+            raise Problem(404, f"{message_id[:200]!r} is no id of a message") from None
+
+    def _wait(self, message_id: str, queue: str | None, seconds: int, headers: dict[str, str]) -> Outcome | None:
+        """The final outcome, if there is one in time; says in ``headers`` whether it was waited for."""
+        with self._held.one() as may:
+            if not may:
+                return None  # a preference may be ignored; a thread that is not there cannot be had
+            queues = self._app.queues() if queue is None else (queue,)
+            try:
+                found = self._app.outcomes.wait(message_id, queues, seconds, lambda: self._held.stopping)
+            except ResultUnavailable:
+                return None  # of a message that was sent the answer says so; GET has the reason
+            headers["Preference-Applied"] = f"wait={seconds}"
+            return found
+
+
+def _refuse_query(environ: dict[str, Any]) -> None:
+    if environ["QUERY_STRING"]:
+        raise Problem(400, "this route takes no query arguments")
+
+
+def _answer(body: dict[str, object], status: int, headers: dict[str, str]) -> Response:
+    return Answer(_encode(body), status, headers, content_type=JSON)
+
+
+def register(app: LeanFlask, tasks_app: Taskstream, held: Held, max_body_bytes: int) -> None:
+    """Serve the tasks of ``tasks_app``."""
+    tasks = Tasks(tasks_app, held, max_body_bytes)
+    for name, task in tasks_app.tasks.items():
+        app.add_exact_rule(f"{PATH}/{name}", f"task.{name}", tasks.sender(task), "POST")
+    app.add_url_rule(f"{PATH}/<name>", endpoint="task", view_func=tasks.unknown, methods=["POST"])
+    app.add_url_rule(f"{PATH}/<message_id>", endpoint="call", view_func=tasks.look, methods=["GET"])
