@@ -43,6 +43,11 @@ def delayed(stream: str, group: str) -> str:
     return f"ts:{{{stream}}}:delayed:{group}"
 
 
+def ranked(stream: str, group: str) -> str:
+    """Sorted set: priority and when it was sent (see scripts/_ranking.lua) → the message's fields as a JSON array."""
+    return f"ts:{{{stream}}}:ranked:{group}"
+
+
 def dead(stream: str, group: str) -> str:
     """Sorted set: time of death (ms, Redis' clock) → id of a dead letter."""
     return f"ts:{{{stream}}}:dead:{group}"
@@ -152,6 +157,7 @@ def reply(request_id: str) -> str:
 _KINDS = {
     "again": b"stream",
     "delayed": b"zset",
+    "ranked": b"zset",
     "dead": b"zset",
     "leases": b"zset",
     "letters": b"hash",

@@ -14,6 +14,7 @@ from taskstream.link import Link
 
 S, G, ME, DEAD = "jobs", "g", "me", "corpse"
 AGAIN, LEASES, DELAYED = "ts:{jobs}:again:g", "ts:{jobs}:leases:g", "ts:{jobs}:delayed:g"
+RANKED = "ts:{jobs}:ranked:g"
 DEATHS, CONTROL, WATCHED = "ts:{jobs}:deaths:g", "ts:{jobs}:control:g", "ts:{jobs}:watched"
 LEASE_MS = 30_000
 MONTH = 30 * 24 * 3600

@@ -176,6 +176,17 @@ class Consumer:
                     self._link.close()
             gevent.sleep(backoff.next())
 
+    def wake(self) -> None:
+        """Something waits by its priority: bring the reader back from the server, where it would not see it."""
+        self.reading.wake()
+        waits, backoff = self.reading.waits, Backoff(0.005, 0.1)
+        # It may be about to wait, so ask until it is out of that very read.
+        while waits and self.reading.waits == waits and not self._stopping:
+            if self._client_id is not None:
+                with contextlib.suppress(TaskstreamError):  # such a broker ends the read itself
+                    self.around.broker.call("CLIENT", "UNBLOCK", self._client_id)
+            gevent.sleep(backoff.next())
+
     @property
     def held(self) -> int:
         """How many messages it holds, under all the names it has."""

@@ -145,8 +145,17 @@ def sync(listener: ControlListener, args: dict[str, Any]) -> dict[str, Any] | No
     return None
 
 
+def wake(listener: ControlListener, args: dict[str, Any]) -> None:
+    """A message waits in a group by its priority, which no reader sees that waits on the server. Nobody is answered."""
+    for consumer in listener.consumers:
+        subscription = consumer.subscription
+        if (subscription.stream, subscription.group) == (args.get("stream"), args.get("group")):
+            consumer.wake()
+
+
 COMMANDS: dict[str, Callable[[ControlListener, dict[str, Any]], dict[str, Any] | None]] = {
     "ping": ping,
     "stats": stats,
     "sync": sync,
+    "wake": wake,
 }

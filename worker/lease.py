@@ -30,7 +30,8 @@ class LeaseKeeper:
 
     ``beat(now)`` is called at each round, whether Redis answers or not: it says that this thread gets the
     interpreter. ``on_renewal(membership, renewal)`` runs in a greenlet of the hub when the lease is lost, when the
-    operator's choice has another version than before, or, once, with what makes renewing impossible.
+    operator's choice has another version than before, as long as messages wait by their priority, or, once, with what
+    makes renewing impossible.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class LeaseKeeper:
             self._broken.discard(member.number)
             if renewal.held:
                 member.deadline = sent + self._lease_s
-                if renewal.version == member.choice_version:
+                if renewal.version == member.choice_version and not renewal.ranked:
                     continue
                 member.choice_version = renewal.version
             else:

@@ -230,6 +230,8 @@ class WorkerProcess:
             self._log.error("Lease cannot be renewed, trying on", membership.consumer.fields(), exc=renewal)
         elif renewal.held:
             membership.consumer.hear(renewal.version, renewal.choice)
+            if renewal.ranked:
+                membership.consumer.wake()
         else:
             self._log.warning("Lease lost, going on under a new name", membership.consumer.fields())
             membership.lose()

@@ -26,6 +26,10 @@ POLL_S = 0.05
 """How often a reader looks that may not wait on the server, because it would do so with the last free slot."""
 
 
+RANKED_S = 60.0
+"""How long a reader goes by priority after it last saw one; a renewal of the lease or a hint brings it back to that."""
+
+
 class Reading:
     """The reads of one consumer; remembers where the last one found something."""
 
@@ -33,10 +37,21 @@ class Reading:
         self.under_way = False
         self.last_at = 0.0
         """Boottime (s) of the last read that the server answered."""
+        self.waits = 0
+        """Number of the read that waits on the server, 0 while none does."""
         self._consumer = consumer
         self._slots = consumer.around.slots
         self._again_hot = False
         self._main_hot = True
+        self._reads = 0
+        self._ranked_until = 0.0
+        self._woken = False
+        self._turn = 0
+
+    def wake(self) -> None:
+        """Something waits by its priority, where no read that waits on the server sees it."""
+        self._ranked_until = boottime() + RANKED_S
+        self._woken = True
 
     @property
     def room(self) -> int:
@@ -59,6 +74,30 @@ class Reading:
 
     def read(self, call: Call, membership: Membership, room: int) -> list[Entry]:
         """Read once, ``room`` messages if it can be helped; it may be that more came, or none."""
+        self.under_way = True
+        try:
+            if self._ranked_until:
+                entries = self._read_ranked(call, membership, room)
+                if entries or self._woken:
+                    return entries
+            return self._read_streams(call, membership, room)
+        finally:
+            self.under_way = False
+
+    def _read_ranked(self, call: Call, membership: Membership, room: int) -> list[Entry]:
+        """Read by priority, which no read does that waits: so one that finds nothing is followed by such a read."""
+        self._woken = False
+        entries, self._turn, used = membership.group.feed(call, room, self._turn)
+        self.last_at = boottime()
+        if used:
+            self._ranked_until = self.last_at + RANKED_S
+        elif self.last_at >= self._ranked_until:
+            self._ranked_until = 0.0
+        self._again_hot = False
+        self._main_hot = bool(entries)
+        return entries
+
+    def _read_streams(self, call: Call, membership: Membership, room: int) -> list[Entry]:
         slots, alone = self._slots, self._consumer.around.alone
         main, block, count, pause = True, True, room, 0.0
         if self._again_hot:
@@ -77,11 +116,12 @@ class Reading:
                     block, pause = False, POLL_S
         reserved = count if block and not alone else 0
         slots.reserved += reserved
-        self.under_way = True
+        self._reads += 1
+        self.waits = self._reads if block else 0
         try:
             entries = membership.group.read(call, count, BLOCK_MS if block else None, main=main)
         finally:
-            self.under_way = False
+            self.waits = 0
             slots.reserved -= reserved
         self.last_at = boottime()
         self._main_hot = bool(entries)

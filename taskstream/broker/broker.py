@@ -22,6 +22,9 @@ _Read = TypeVar("_Read")
 COUNT_LIMIT = 10_000
 """Where the server cannot tell a group's lag, unread entries are counted up to this many."""
 
+LEVEL = 10**13
+"""What one priority is apart from the next in the scores of messages that wait by it (scripts/_ranking.lua)."""
+
 SCAN_LIMIT = 100_000
 SCAN_PIECE = 1_000
 """How many keys of the server are looked at for streams that nobody registered, altogether and at a time (0.2 ms)."""
@@ -31,8 +34,8 @@ SCAN_PIECE = 1_000
 class GroupState:
     """One consumer group of a stream at one moment.
 
-    ``waiting`` unread messages, in the stream or in the group's own; ``held`` handed to a worker and not
-    done; ``delayed`` waiting for their time; ``dead`` dead letters; ``oldest_ms`` since when the oldest one
+    ``waiting`` unread messages, in the stream, in the group's own or by their priority; ``held`` handed to a worker
+    and not done; ``delayed`` waiting for their time; ``dead`` dead letters; ``oldest_ms`` since when the oldest one
     waiting or held is there (ms since the epoch), None without one: when it was put into the stream, for one in the
     group's own stream when it was sent, if it says so; ``state`` is the operator's choice (started, stopped) or None.
     ``problems``: keys of the group that hold another kind of value; what they should say is 0 or None here.
@@ -103,6 +106,8 @@ class Broker(Publisher):
         own = look(lambda: next((one for one in self._groups(again)[1] if one["name"] == group["name"]), None), None)
         delayed = look(lambda: int(self.call("ZCARD", keys.delayed(stream, name))), 0)
         dead = look(lambda: int(self.call("ZCARD", keys.dead(stream, name))), 0)
+        none: tuple[int, int | None] = (0, None)
+        ranked, ranked_oldest = look(lambda: self._ranked(stream, name), none)
         state = look(lambda: self.state(stream, name), None)
         waiting, oldest = self._unread(stream, group)
         held = int(group["pending"])
@@ -110,10 +115,11 @@ class Broker(Publisher):
             own_waiting, own_oldest = self._unread(again, own)
             waiting += own_waiting
             held += int(own["pending"])
-            oldest = min((ms for ms in (oldest, own_oldest) if ms is not None), default=None)
+            ranked_oldest = min((ms for ms in (ranked_oldest, own_oldest) if ms is not None), default=None)
+        oldest = min((ms for ms in (oldest, ranked_oldest) if ms is not None), default=None)
         return GroupState(
             name=name,
-            waiting=waiting,
+            waiting=waiting + ranked,
             held=held,
             delayed=delayed,
             dead=dead,
@@ -140,6 +146,19 @@ class Broker(Publisher):
             # Unknown to the server after an undelivered entry was deleted.
             lag = len(self.call("XRANGE", stream, after, "+", "COUNT", COUNT_LIMIT))
         return int(lag or 0), min(oldest, default=None)
+
+    def _ranked(self, stream: str, group: str) -> tuple[int, int | None]:
+        """How many wait by their priority, and since when the oldest of them is there."""
+        name = keys.ranked(stream, group)
+        count = int(self.call("ZCARD", name))
+        if not count:
+            return 0, None
+        first = [
+            ("ZRANGE", name, n * LEVEL, f"({(n + 1) * LEVEL}", "BYSCORE", "LIMIT", 0, 1, "WITHSCORES")
+            for n in range(10)
+        ]
+        found = [float(row[1]) % LEVEL for row in self._round_trip(first) if row]
+        return count, int(min(found, default=0)) or None
 
     def streams_there(self) -> tuple[list[str], bool]:
         """The streams on the server whose first entry is a message of ours, registered or not; for people who look.

@@ -7,6 +7,7 @@ again is the worker's decision. docs/delivery.md says what each move means.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -30,6 +31,7 @@ _CLAIM = Script("claim")
 _RELEASE = Script("release")
 _ABSOLVE = Script("absolve")
 _PROMOTE = Script("promote")
+_FEED = Script("feed")
 _TRIM = Script("trim")
 _FORGET = Script("forget")
 
@@ -50,11 +52,21 @@ class Entry(NamedTuple):
 
 
 class Renewal(NamedTuple):
-    """Answer to a renewal: whether the lease still holds, and the operator's choice with its version."""
+    """Answer to a renewal: whether the lease still holds, the operator's choice with its version, and whether anything
+    waits by its priority."""
 
     held: bool
     version: int
     choice: str | None
+    ranked: bool = False
+
+
+class Fed(NamedTuple):
+    """Answer to ``feed``: what was handed out, the ``turn`` of the next call, and whether priorities are in use."""
+
+    entries: list[Entry]
+    turn: int
+    used: bool
 
 
 class Claimed(NamedTuple):
@@ -107,6 +119,8 @@ class ConsumerGroup:
         self._again = keys.again(stream, group)
         self._leases = keys.leases(stream, group)
         self._streams = [stream, self._again]
+        self._ranked = keys.ranked(stream, group)
+        self._wake = wake_call(stream, group)
         self._commit_keys = [
             *self._streams,
             self._leases,
@@ -118,7 +132,7 @@ class ConsumerGroup:
         ]
         self._channel = keys.done_channel(stream)
         self._renewal_arguments: tuple[list[str], list[Any]] = (
-            [self._leases, keys.control(stream, group)],
+            [self._leases, keys.control(stream, group), self._ranked],
             [consumer, lease_ms],
         )
         self.renewal = _RENEW.command(*self._renewal_arguments)
@@ -150,6 +164,19 @@ class ConsumerGroup:
             from_again = name != self.stream.encode()
             entries += [Entry(from_again, str(row[0], "ascii"), row[1]) for row in rows]
         return entries
+
+    def feed(self, call: Call, count: int, turn: int) -> Fed:
+        """Take at most ``count`` of what waits, by its priority, without waiting; 0 is the ``turn`` of the first call.
+
+        Of entries that are no messages there may be more.
+        """
+        reply = _FEED.run(call, [*self._streams, self._ranked], [self.group, self.consumer, count, turn])
+        flat = reply[2:]
+        entries = [
+            Entry(source == 2, str(entry_id, "ascii"), fields)
+            for source, entry_id, fields in zip(flat[::3], flat[1::3], flat[2::3], strict=True)
+        ]
+        return Fed(entries, int(reply[0]), bool(reply[1]))
 
     def commit(self, call: Call, batch: Batch, finished_ids: str) -> tuple[bool, bool]:
         """Commit a batch in one step; return whether this consumer still owned it, and whether anyone waits.
@@ -284,7 +311,8 @@ class ConsumerGroup:
 
     def promote(self, call: Call, limit: int) -> tuple[int, int | None]:
         """Make at most ``limit`` due messages readable; return how many, and ms until the next is due."""
-        moved, wait = _PROMOTE.run(call, [keys.delayed(self.stream, self.group), self._again], [limit])
+        names = [keys.delayed(self.stream, self.group), self._again, self._ranked]
+        moved, wait = _PROMOTE.run(call, names, [limit, self._wake])
         return int(moved), None if wait < 0 else int(wait)
 
     def trim(self, call: Call, limit: int) -> int:
@@ -297,6 +325,15 @@ class ConsumerGroup:
         return int(_FORGET.run(call, letter_keys, [int(retention_s * 1000), limit]))
 
 
+def wake_call(stream: str, group: str) -> str:
+    """The argument of scripts with which they tell all workers that something waits in the group's ranked set.
+
+    A channel, and a request to the workers as ``taskstream.control`` sends them, which nobody answers.
+    """
+    request = {"id": "", "command": "wake", "args": {"stream": stream, "group": group}}
+    return f"{keys.CONTROL_CHANNEL} {json.dumps(request)}"
+
+
 def renew_all(replies: Replies, groups: Sequence[ConsumerGroup]) -> list[Renewal | redis.ResponseError]:
     """Extend several leases in one round trip; by group, the renewal or the server's error."""
     commands = [group.renewal for group in groups]
@@ -307,8 +344,8 @@ def renew_all(replies: Replies, groups: Sequence[ConsumerGroup]) -> list[Renewal
 
 
 def _renewal(reply: Sequence[Any]) -> Renewal:
-    held, version, choice = reply
-    return Renewal(held == 1, int(version), choice.decode() or None)
+    held, version, choice, ranked = reply
+    return Renewal(held == 1, int(version), choice.decode() or None, bool(ranked))
 
 
 def group_is_gone(error: Exception) -> bool:
