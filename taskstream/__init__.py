@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from taskstream._version import __version__
     from taskstream.app.core import Taskstream
     from taskstream.app.result import AsyncResult
+    from taskstream.app.shared import shared_task
     from taskstream.app.signature import Signature
     from taskstream.app.task import Task
     from taskstream.errors import (
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
         Refuse,
         ResultTimeout,
         ResultUnavailable,
+        Retry,
+        Revoked,
         Shutdown,
         TaskFailed,
         TaskRevoked,
@@ -40,6 +43,7 @@ __all__ = [
     "Task",
     "AsyncResult",
     "Signature",
+    "shared_task",
     "Middleware",
     "TaskstreamError",
     "BrokerUnavailable",
@@ -57,6 +61,8 @@ __all__ = [
     "Shutdown",
     "Refuse",
     "Postpone",
+    "Revoked",
+    "Retry",
     "__version__",
 ]
 
@@ -65,6 +71,7 @@ _ELSEWHERE = {
     "Task": "taskstream.app.task",
     "AsyncResult": "taskstream.app.result",
     "Signature": "taskstream.app.signature",
+    "shared_task": "taskstream.app.shared",
     "Middleware": "taskstream.middleware",
     "__version__": "taskstream._version",
 }

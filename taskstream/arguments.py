@@ -97,8 +97,9 @@ class Arguments:
         self._rest: _Slot | None = None
         self._named_rest: _Slot | None = None
         self.parameters: list[Parameter] = []
-        hints = _hints(function, label, lambda name: name != "return")
-        for parameter in inspect.signature(function).parameters.values():
+        parameters = inspect.signature(function).parameters
+        hints = _hints(function, label, lambda name: name in parameters)
+        for parameter in parameters.values():
             slot = _slot(parameter, hints.get(parameter.name, Any), label)
             self.parameters.append(_described(parameter, slot))
             match parameter.kind:

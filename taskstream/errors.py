@@ -130,6 +130,38 @@ class WorkerDied(TaskstreamError):
     """What ``Middleware.on_failure`` is told of a message under which so many worker processes died that it is over."""
 
 
+class Revoked(Interrupt):
+    """The message was revoked with ``terminate=True`` while its handler ran. A handler may raise it, too."""
+
+
+class Retry(BaseException):
+    """What ``self.retry()`` raises: the run ends here, and the message is to be run once more.
+
+    Not an Exception, so that an ``except Exception`` around the call cannot swallow it. ``cause`` is the failure
+    behind it, if any: it is what the message fails of when no try is left. ``delay`` (s) or ``due_ms`` (ms since the
+    epoch) says when, neither: after the handler's usual backoff. ``max_retries`` goes before the handler's own.
+    """
+
+    def __init__(
+        self,
+        message: str = "another try was asked for",
+        *,
+        cause: BaseException | None = None,
+        delay: float | None = None,
+        due_ms: int | None = None,
+        max_retries: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.cause = cause
+        self.delay = delay
+        self.due_ms = due_ms
+        self.max_retries = max_retries
+
+
+class MaxRetriesExceeded(TaskstreamError):
+    """A message asked for more tries than it has (``self.retry()`` without an exception to fail of)."""
+
+
 def one_line(errors: Mapping[str, object] | Sequence[object] | object, prefix: str = "") -> str:
     """Flatten nested validation errors into ``field.sub: reason; other: reason``."""
     if isinstance(errors, Mapping):

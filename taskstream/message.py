@@ -92,12 +92,13 @@ class Message(msgspec.Struct, frozen=True):
     expires_in_ms: int | None = None
 
 
-class Delivery(msgspec.Struct, frozen=True):
-    """A message as handed to a worker.
+class Delivery(msgspec.Struct):
+    """A message as handed to a worker, to be run once.
 
     ``from_again`` says that it came through the group's own stream. ``number`` counts all hand-outs of
     the message in this group, from 1; the result store orders outcomes by it. ``deaths`` counts worker
-    processes that died while it had started.
+    processes that died while it had started. ``published``: the ids of what its run has sent so far, None for nothing;
+    all else never changes.
     """
 
     message: Message
@@ -107,6 +108,7 @@ class Delivery(msgspec.Struct, frozen=True):
     number: int
     from_again: bool = False
     deaths: int = 0
+    published: list[str] | None = None
 
     @property
     def sent_ms(self) -> int:

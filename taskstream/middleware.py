@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from taskstream import logs
-from taskstream.errors import ConfigError, TimeLimitExceeded
+from taskstream.errors import ConfigError, Retry, TimeLimitExceeded
 from taskstream.message import Delivery, Message
 from taskstream.retry import backoff_delay
 
@@ -104,7 +105,16 @@ class Retries(Middleware):
         """Seconds until the next try; NEVER where the settings have none left, or none for such an error."""
         settings = run.handler.settings
         retries = run.delivery.message.attempt - 1
-        if retries >= settings.max_retries or not _retriable(error, settings.retry_for):
+        most = settings.max_retries
+        if isinstance(error, Retry):
+            if retries >= (most if error.max_retries is None else error.max_retries):
+                return NEVER
+            if error.due_ms is not None:
+                # For who looks and waits; the message is due at that very time by Redis' clock.
+                return max(0.0, error.due_ms / 1000 - time.time())
+            if error.delay is not None:
+                return error.delay
+        elif retries >= most or not _retriable(error, settings.retry_for):
             return NEVER
         return backoff_delay(
             retries,

@@ -123,7 +123,8 @@ class Acker:
                 else:
                     batch.ack(delivery.from_again, delivery.entry_id)
             elif job.move == "r":
-                batch.retry(delivery.from_again, delivery.entry_id, delivery.message.id, job.delay_ms, job.payload)
+                when = f"@{job.due_ms}" if job.due_ms else job.delay_ms
+                batch.retry(delivery.from_again, delivery.entry_id, delivery.message.id, when, job.payload)
             elif job.move == "g":
                 batch.give_back(delivery.from_again, delivery.entry_id, delivery.message.id, job.payload)
             else:

@@ -15,9 +15,10 @@ import gevent
 from gevent.lock import RLock
 from gevent.queue import SimpleQueue
 
-from taskstream.errors import Interrupt, Shutdown, TimeLimitExceeded
+from taskstream.errors import Interrupt, Revoked, Shutdown, TimeLimitExceeded
 from taskstream.handler import Handler
 from taskstream.middleware import Middleware
+from taskstream.running import RUNNING
 
 from . import forks, outcomes
 from .clock import boottime
@@ -192,6 +193,7 @@ class Executor:
         put_off = False
         copy = forks.state
         context = contextvars.Context()
+        context.run(RUNNING.set, job.delivery)
         started = time.perf_counter()
         try:
             if hooks is not None:
@@ -248,6 +250,8 @@ class Executor:
             job.successors = ()
             if isinstance(error, Shutdown):
                 outcomes.give_back(job, started=True)
+            elif isinstance(error, Revoked):
+                outcomes.revoke(job, outcomes.describe(error), self._worker, self._keep)
             else:
                 outcomes.fail(job, error, self._worker, self._keep)
         except BaseException as broken:

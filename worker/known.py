@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from taskstream import middleware
-from taskstream.errors import Postpone, Refuse
+from taskstream.errors import Postpone, Refuse, Retry
 from taskstream.handler import Handler
 from taskstream.logs import FieldLogger
 from taskstream.middleware import Middleware, overriding, tell
@@ -61,6 +61,8 @@ class Hooks:
 
     def ended(self, job: Job, error: BaseException) -> None:
         """A failure was decided on, with or without a run."""
+        if isinstance(error, Retry):
+            error = error.cause or error
         if job.move == "r":
             tell(self._retry, "on_retry", job.seen(), error, job.delay_ms / 1000)
         elif job.move == "d":
@@ -102,6 +104,8 @@ class Known:
         elif job.move == "r":
             fields["retry.delay"] = job.delay_ms / 1000
             self.log.warning("FAILED, will be tried again", fields, exc=failure)
+        elif job.move == "a":
+            self.log.warning("REVOKED while it ran", fields)
         elif job.move == "g":
             self.log.warning("FAILED, interrupted and given back", fields)
         else:

@@ -29,21 +29,21 @@ class Loaded:
     log_format: str
 
 
-def load(options: PoolOptions, run_async: RunAsync) -> Loaded:
-    """Import the code that ``options`` names. Raises ConfigError."""
+def load(options: PoolOptions, run_async: RunAsync, worker: str = "") -> Loaded:
+    """Import the code that ``options`` names, to be run by the process called ``worker``. Raises ConfigError."""
     if options.target.app is not None:
-        return _load_app(options, options.target.app, run_async)
+        return _load_app(options, options.target.app, run_async, worker)
     if options.target.config_files is not None:
         return _load_events(options, options.target.config_files, run_async)
     raise ConfigError("nothing to run: name code with -A package.module:app or --config-files=server.json,config.json")
 
 
-def _load_app(options: PoolOptions, target: str, run_async: RunAsync) -> Loaded:
+def _load_app(options: PoolOptions, target: str, run_async: RunAsync, worker: str) -> Loaded:
     from taskstream.app.loading import load_app
 
     app = load_app(target)
     app.override(options.broker_url, options.results_url)
-    app.bind(run_async)
+    app.bind(run_async, worker)
     return Loaded(
         app.subscriptions(options.queues),
         app.broker.url,

@@ -64,16 +64,18 @@ class Membership:
 class Job:
     """One message on its way through this process, from the read to the commit.
 
-    ``move`` says how it ends: ``a`` ack, ``r`` retry after ``delay_ms`` as ``payload``, ``g`` give back as
-    ``payload``, ``d`` dead letter ``payload``. ``overran``: it was handed out because its process was ended over it,
-    for which nobody ever counts a death. ``handed``: its end is decided and the acker's, nobody changes it any more.
-    ``lane`` is where it was started, and stays marked as started until its end is committed or the lane's next starts.
+    ``move`` says how it ends: ``a`` ack, ``r`` retry after ``delay_ms`` (at ``due_ms`` if not 0) as ``payload``, ``g``
+    give back as ``payload``, ``d`` dead letter ``payload``. ``overran``: it was handed out because its process was
+    ended over it, for which nobody ever counts a death. ``handed``: its end is decided and the acker's, nobody changes
+    it any more. ``lane`` is where it was started, and stays marked as started until its end is committed or the lane's
+    next starts.
     ``run`` is what hooks of its handler see of it, where it was made.
     """
 
     __slots__ = (
         "delay_ms",
         "delivery",
+        "due_ms",
         "handed",
         "handler",
         "lane",
@@ -93,6 +95,7 @@ class Job:
         self.handler = handler
         self.move = ""
         self.delay_ms = 0
+        self.due_ms = 0
         self.payload = ""
         self.started_ms = 0
         self.overran = False

@@ -17,7 +17,7 @@ import msgspec
 
 from taskstream import continuation, middleware
 from taskstream.continuation import Failed
-from taskstream.errors import InvalidMessage, Shutdown
+from taskstream.errors import InvalidMessage, MaxRetriesExceeded, Retry, Shutdown
 from taskstream.logs import type_name
 from taskstream.message import DEATHS_HEADER, UNKNOWN_HEADER, Delivery, Message, fields_json
 from taskstream.results.base import FAILURE, RETRY, REVOKED, SUCCESS, Failure, Outcome
@@ -63,10 +63,16 @@ def fail(job: Job, error: BaseException, worker: str, keep: bool) -> None:
     if delay_s is not None:
         job.move = "r"
         job.delay_ms = int(delay_s * 1000)
+        if isinstance(error, Retry):
+            job.due_ms = error.due_ms or 0
+            error = error.cause or error
         job.payload = fields_json(_again(delivery, attempt=delivery.message.attempt + 1))
         if keep:
             job.outcome = _outcome(job, RETRY, worker, _NULL, describe(error))
     else:
+        if isinstance(error, Retry):
+            retries = delivery.message.attempt - 1
+            error = error.cause or MaxRetriesExceeded(f"was tried again {retries} times, which is all of max_retries")
         bury(job, describe(error), worker, keep)
 
 

@@ -78,7 +78,7 @@ class WorkerProcess:
         forks.guard((self._options.orders_fd, self._options.reports_fd, self._options.table_fd))
         orders.listen(self._options.orders_fd, self._on_order)
         try:
-            loaded = load(self._pool, self.run_async)
+            loaded = load(self._pool, self.run_async, self._options.name)
             forks.leave_if_copied()
             logs.configure(loaded.log_level, loaded.log_format)
             self._build(loaded)

@@ -9,18 +9,16 @@ import asyncio
 import os
 import sys
 import threading
-import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any
 
-from taskstream.app import sending
-from taskstream.app.options import Options
+from taskstream.app import registry, sending
 from taskstream.app.outcomes import Outcomes
+from taskstream.app.registry import Registry
+from taskstream.app.remote import RemoteTask
 from taskstream.app.result import AsyncResult as Handle
 from taskstream.app.signature import Signature, envelopes
-from taskstream.app.task import Task
 from taskstream.app.told import EnqueueHooks
 from taskstream.app.waiter import Waiter
 from taskstream.arguments import decode_json
@@ -36,25 +34,13 @@ from taskstream.middleware import Middleware, checked
 from taskstream.results import open_store
 from taskstream.results.base import Outcome, ResultStore
 from taskstream.results.store import DEFAULT_RETENTION_S, FSYNC_POLICIES, check_results, check_url
+from taskstream.running import RUNNING, note_published
 
 if TYPE_CHECKING:
     from taskstream.outbox import Outbox
 
-P = ParamSpec("P")
-R = TypeVar("R")
 
-
-class TaskDecorator(Protocol):
-    """What ``@app.task(…)`` gives: makes a task of a function."""
-
-    @overload
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R, Coroutine[Any, Any, R]]: ...
-
-    @overload
-    def __call__(self, function: Callable[P, R], /) -> Task[P, R, R]: ...
-
-
-class Taskstream:
+class Taskstream(Registry):
     """An app of tasks.
 
     ``name`` begins its tasks' names and is their default queue. ``broker`` is a URL: ``redis://``,
@@ -92,6 +78,7 @@ class Taskstream:
         outbox: str | None = None,
         middleware: Iterable[Middleware] = (),
     ) -> None:
+        super().__init__()
         for option, url in (("broker", broker), ("outbox", outbox)):
             if url is not None and not isinstance(url, str):
                 raise ConfigError(f"Taskstream({name!r}): {option}={url!r} is not a URL")
@@ -128,10 +115,10 @@ class Taskstream:
         if self._hooks is not None:
             # Put in the way here, so that an app without hooks is not even asked at each call.
             self.send = self._hooks.around(self.send)  # type: ignore[method-assign,assignment]
-        self._tasks: dict[str, Task[..., Any, Any]] = {}
         self._run_async: Callable[[Coroutine[Any, Any, Any]], Any] = asyncio.run
+        self.worker = ""
         self.start_afresh()
-        _apps.add(self)
+        registry.enlist(self)
 
     def start_afresh(self) -> None:
         """Forget connections; those of a parent process are its own, and are not closed here."""
@@ -147,73 +134,6 @@ class Taskstream:
     def __repr__(self) -> str:
         return f"<Taskstream {self.name}>"
 
-    # Registering
-
-    @overload
-    def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R, Coroutine[Any, Any, R]]: ...
-
-    @overload
-    def task(self, function: Callable[P, R], /) -> Task[P, R, R]: ...
-
-    @overload
-    def task(
-        self,
-        /,
-        *,
-        name: str | None = None,
-        queue: str | None = None,
-        max_retries: int | None = None,
-        retry_backoff: float = 1.0,
-        retry_backoff_max: float = 600.0,
-        retry_jitter: bool = True,
-        autoretry_for: tuple[type[BaseException], ...] = (),
-        timeout: float | None = None,
-        hard_timeout: float | None = None,
-        max_deliveries: int = 3,
-        ignore_result: bool = False,
-        unique: bool = False,
-    ) -> TaskDecorator: ...
-
-    def task(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
-        """Register a function as a task: ``@app.task``, ``@app.task(queue=…)`` or ``app.task(function)``.
-
-        ``name`` is ``app.function`` unless given; ``queue`` the app's name. ``autoretry_for`` lists the exceptions
-        after which a call is tried again, ``max_retries`` times at most (3 unless given), waiting
-        ``retry_backoff`` s before the first retry, twice that before the second, at most ``retry_backoff_max`` s;
-        with ``retry_jitter`` anywhere between 0 and that. ``timeout`` (s) ends a call that takes longer,
-        ``hard_timeout`` (s) the worker process of one that does so nevertheless.
-        ``max_deliveries``: how many worker processes may die under a call before it becomes a dead letter.
-        ``ignore_result`` keeps no value. ``unique``: a call with the arguments of one that waits or runs sends nothing
-        and returns the handle of that one.
-
-        Raises ConfigError for an option that cannot be used and for a second task of the same name.
-        """
-        try:
-            chosen = Options(**options)
-        except TypeError:
-            unknown = sorted(set(options) - set(Options.__struct_fields__))
-            known = ", ".join(Options.__struct_fields__)
-            raise ConfigError(f"@app.task has no option {', '.join(unknown)}: there are {known}") from None
-
-        def register(function: Callable[..., Any]) -> Task[..., Any, Any]:
-            task: Task[..., Any, Any] = Task(self, function, chosen)
-            with self._lock:
-                if task.name in self._tasks:
-                    raise ConfigError(f"app {self.name} has two tasks named {task.name}: give one another name=")
-                self._tasks[task.name] = task
-            return task
-
-        return register if function is None else register(function)
-
-    @property
-    def tasks(self) -> Mapping[str, Task[..., Any, Any]]:
-        """Every registered task by its name."""
-        return MappingProxyType(self._tasks)
-
-    def queues(self) -> Sequence[str]:
-        """Every queue the tasks go to, sorted."""
-        return sorted({task.queue for task in list(self._tasks.values())})
-
     # Sending
 
     def send(self, envelope: Envelope) -> str:
@@ -221,6 +141,12 @@ class Taskstream:
 
         One XADD where nothing but the message is said. Raises BrokerUnavailable or QueueFull.
         """
+        found = self._send(envelope)
+        if RUNNING.get() is not None:
+            note_published([found])
+        return found
+
+    def _send(self, envelope: Envelope) -> str:
         if self.max_length is not None:
             envelope = envelope._replace(max_length=self.max_length)
         if self._outbox is not None:
@@ -245,10 +171,26 @@ class Taskstream:
         if self._hooks is not None:
             self._hooks.after_all(items, ids)
         certain = zip(ids, items, strict=False)
+        note_published(sent for sent in ids if sent is not None)
         handles: list[Handle[Any]] = [Handle(sent, self, item.stream) for sent, item in certain if sent is not None]
         if error is not None:
             raise sending.with_sent(error, handles, len(items))
         return handles
+
+    def send_task(
+        self, name: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Handle[Any]:
+        """Send a call of a task by its name, here without its code; ``options`` are those of ``apply_async``.
+
+        It goes to ``queue``, to the app's own unless given. A task that this app has is sent as its ``apply_async``
+        does it: to the task's queue, its arguments checked. Arguments of any other have to be JSON values, and whether
+        they fit, and whether there is such a task, only the worker finds out.
+
+        Raises as ``apply_async`` does.
+        """
+        task = self._tasks.get(name) if isinstance(name, str) else None
+        call = Signature(task or RemoteTask(self, name), args, {} if kwargs is None else kwargs)  # type: ignore[arg-type]
+        return call.apply_async(**options)
 
     def AsyncResult(self, message_id: str) -> Handle[Any]:
         """The handle of a message sent before, here or in another process. Raises ValidationError for what is no id."""
@@ -344,9 +286,13 @@ class Taskstream:
 
     # For workers
 
-    def bind(self, run_async: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
-        """Let ``async def`` tasks run through ``run_async``, which blocks until a coroutine has ended."""
+    def bind(self, run_async: Callable[[Coroutine[Any, Any, Any]], Any], worker: str = "") -> None:
+        """Let ``async def`` tasks run through ``run_async``, which blocks until a coroutine has ended.
+
+        ``worker`` is the name of this process.
+        """
         self._run_async = run_async
+        self.worker = worker
 
     def run_async(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Run a coroutine to its end and return its value."""
@@ -373,12 +319,10 @@ class Taskstream:
         ]
 
 
-_apps: weakref.WeakSet[Taskstream] = weakref.WeakSet()
-
-
 def _after_fork() -> None:
-    for app in list(_apps):
-        app.start_afresh()
+    for app in registry.apps():
+        if isinstance(app, Taskstream):
+            app.start_afresh()
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -36,6 +36,7 @@ def load_app(target: str) -> Taskstream:
         raise ConfigError(
             f"{target!r} is no Taskstream app: module {module_name} needs {attribute or 'app'} = Taskstream(…)"
         )
+    found.set_current()
     return found
 
 

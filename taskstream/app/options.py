@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, TypedDict, cast
 
 import msgspec
 
@@ -11,7 +12,24 @@ from taskstream.errors import ConfigError, TimeLimitExceeded
 from taskstream.handler import Settings
 
 DEFAULT_RETRIES = 3
-"""``max_retries`` of a task with ``autoretry_for``; without it nothing is retried."""
+"""``max_retries`` unless given, of what ``autoretry_for`` and ``self.retry()`` ask for."""
+
+
+class TaskOptions(TypedDict, total=False):
+    """The options of ``@app.task`` as they are given, but for ``bind``, which changes the function's type."""
+
+    name: str | None
+    queue: str | None
+    max_retries: int | None
+    retry_backoff: float
+    retry_backoff_max: float
+    retry_jitter: bool
+    autoretry_for: tuple[type[BaseException], ...]
+    timeout: float | None
+    hard_timeout: float | None
+    max_deliveries: int
+    ignore_result: bool
+    unique: bool
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +47,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     max_deliveries: int = 3
     ignore_result: bool = False
     unique: bool = False
+    bind: bool = False
 
     def settings(self, task: str) -> Settings:
         """The handler's settings. Raises ConfigError naming ``task`` and the option that cannot be used."""
@@ -38,6 +57,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
                 raise ConfigError(f"task {task}: {option}={getattr(self, option)!r} cannot be used: give {wanted}")
 
         retries = self.max_retries
+        check("bind", isinstance(self.bind, bool), "True or False")
         check("max_retries", retries is None or _whole(retries, 0), "a whole number from 0 on")
         check("retry_backoff", _seconds(self.retry_backoff, least=0.0), "seconds from 0 on")
         check("retry_backoff_max", _seconds(self.retry_backoff_max, least=0.0), "seconds from 0 on")
@@ -58,7 +78,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         return Settings(
             timeout=self.timeout,
             hard_timeout=self.hard_timeout,
-            max_retries=(DEFAULT_RETRIES if self.autoretry_for else 0) if retries is None else retries,
+            max_retries=DEFAULT_RETRIES if retries is None else retries,
             max_deliveries=self.max_deliveries,
             retry_backoff=self.retry_backoff,
             retry_backoff_max=self.retry_backoff_max,
@@ -66,6 +86,15 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             retry_for=tuple(self.autoretry_for),
             ignore_result=self.ignore_result,
         )
+
+
+def options_of(where: str, given: Mapping[str, Any]) -> Options:
+    """The options as they were given. Raises ConfigError naming ``where`` for one there is not."""
+    unknown = sorted(set(given) - set(Options.__struct_fields__))
+    if unknown:
+        known = ", ".join(Options.__struct_fields__)
+        raise ConfigError(f"{where} has no option {', '.join(unknown)}: there are {known}")
+    return Options(**given)
 
 
 def _whole(value: object, least: int) -> bool:

@@ -6,28 +6,43 @@ import functools
 import hashlib
 import inspect
 import logging
+import math
+import sys
 import types
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, Unpack, cast
 
 from taskstream.app import sending
 from taskstream.app.call_options import PLAIN, SendOptions, refuse_unknown
 from taskstream.app.options import Options
+from taskstream.app.request import NOWHERE, Request
 from taskstream.app.result import AsyncResult, ResultSource
 from taskstream.app.signature import Signature
 from taskstream.arguments import Arguments, Parameter, ReturnValue
 from taskstream.broker import Envelope
 from taskstream.continuation import after
-from taskstream.errors import ConfigError
+from taskstream.errors import ConfigError, Retry, ValidationError
 from taskstream.handler import Follower, Handler
 from taskstream.inline import as_plain
 from taskstream.keys import check_name
 from taskstream.message import THEN_HEADER, Delivery, Message, new_id
 from taskstream.middleware import RETRIES, Middleware
+from taskstream.running import RUNNING, followed
 
-P = ParamSpec("P")
-R = TypeVar("R")
-C = TypeVar("C")
+if TYPE_CHECKING:
+    # With defaults, so that `self: Task` needs no parameters; type checkers bring the module along.
+    from typing_extensions import ParamSpec, TypeVar
+
+    P = ParamSpec("P", default=...)
+    R = TypeVar("R", default=Any)
+    C = TypeVar("C", default=Any)
+else:
+    from typing import ParamSpec, TypeVar
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
+    C = TypeVar("C")
 
 
 class Host(ResultSource, Protocol):
@@ -44,6 +59,10 @@ class Host(ResultSource, Protocol):
     def send(self, envelope: Envelope) -> str:
         """Put one message on its queue; return the id it is there under. Raises BrokerUnavailable or QueueFull."""
 
+    @property
+    def worker(self) -> str:
+        """Name of the worker process that runs the app; empty in any other."""
+
     def run_async(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Run a coroutine to its end and return its value."""
 
@@ -57,23 +76,14 @@ class Task(Generic[P, R, C]):
 
     def __init__(self, host: Host, function: Callable[P, C], options: Options) -> None:
         """Raises ConfigError for a name or an option that cannot be used."""
-        if not callable(function):
-            raise ConfigError(f"@task needs a function, not {function!r}; options go by name: @app.task(queue=…)")
-        if options.name is None and not isinstance(getattr(function, "__name__", None), str):
-            raise ConfigError(f"{function!r} has no name of its own: give one with name=")
-        if isinstance(function, type):
-            raise ConfigError(f"{function.__qualname__} is a class, which is no task: register a function")
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise ConfigError(f"{function!r} is a generator, which is no task: return a list, or send a call per item")
-        if options.name is None and cast(Any, function).__name__ == "<lambda>":
-            raise ConfigError("a lambda has no name of its own: give one with name=")
+        check_function(function, options.name)
         own = options.name if options.name is not None else f"{host.name}.{cast(Any, function).__name__}"
         self.name: str = check_name("task", own)
         self.queue: str = check_name("queue", host.name if options.queue is None else options.queue)
         self.settings = options.settings(self.name)
         self.unique = options.unique
         self._host = host
-        self._function = function
+        self._function = _bound(function, self, self.name) if options.bind is True else function
         functools.update_wrapper(self, function, updated=())
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> C:
@@ -120,7 +130,41 @@ class Task(Generic[P, R, C]):
         headers: dict[str, Any] | None = None,
     ) -> Message:
         """The message of one call. Raises ValidationError naming each argument that does not fit."""
-        return Message(message_id or new_id(), self.name, self._arguments.encode(args, kwargs), headers)
+        body = self._arguments.encode(args, kwargs)
+        running = RUNNING.get()
+        return Message(
+            message_id or new_id(), self.name, body, headers if running is None else followed(running, headers)
+        )
+
+    @property
+    def request(self) -> Request:
+        """The message that runs: its id, attempt, headers and so on; ``self.request`` in a task with ``bind=True``."""
+        delivery = RUNNING.get()
+        if delivery is None or delivery.message.name != self.name:
+            delivery = NOWHERE  # called like any function, maybe by another task
+        return Request(delivery, self.name, self._host.worker, self.arguments_in)
+
+    def retry(
+        self,
+        exc: BaseException | None = None,
+        countdown: float | None = None,
+        eta: datetime | None = None,
+        max_retries: int | None = None,
+    ) -> NoReturn:
+        """End this run and have the same message run once more; ``raise self.retry(…)`` says it to readers.
+
+        After ``countdown`` s, or at ``eta`` (an aware datetime); by the task's ``retry_backoff`` unless given. When it
+        has been tried again ``max_retries`` times (unless given, the task's, 3 by default), the message fails of
+        ``exc``: unless given, of the exception that is being handled. Needs no ``autoretry_for``. A task that was
+        called like any function raises ``exc`` instead.
+
+        Raises ``taskstream.Retry``, which ``except Exception`` does not catch; ValidationError for what cannot be.
+        """
+        request = self.request
+        error = _retry(f"{self.name}: retry", exc or sys.exc_info()[1], countdown, eta, max_retries)
+        if request.called_directly:
+            raise error.cause or error
+        raise error from error.cause
 
     def call_digest(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
         """The same text for calls of this task with the same arguments, however they are given.
@@ -141,6 +185,10 @@ class Task(Generic[P, R, C]):
     def parameters(self) -> Sequence[Parameter]:
         """What may be given, in the order of the signature. Raises ConfigError for annotations that cannot be used."""
         return self._arguments.parameters
+
+    def arguments_in(self, body: bytes) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """The arguments of a call, of their annotated types. Raises InvalidMessage."""
+        return self._arguments.decode(body)
 
     @functools.cached_property
     def _arguments(self) -> Arguments:
@@ -187,3 +235,54 @@ class Task(Generic[P, R, C]):
 
     def __repr__(self) -> str:
         return f"<Task {self.name}>"
+
+
+def check_function(function: object, name: str | None) -> None:
+    """Raise ConfigError for what cannot be made a task, ``name`` given or not."""
+    if not callable(function):
+        raise ConfigError(f"@task needs a function, not {function!r}; options go by name: @app.task(queue=…)")
+    if name is None and not isinstance(getattr(function, "__name__", None), str):
+        raise ConfigError(f"{function!r} has no name of its own: give one with name=")
+    if isinstance(function, type):
+        raise ConfigError(f"{function.__qualname__} is a class, which is no task: register a function")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise ConfigError(f"{function!r} is a generator, which is no task: return a list, or send a call per item")
+    if name is None and cast(Any, function).__name__ == "<lambda>":
+        raise ConfigError("a lambda has no name of its own: give one with name=")
+
+
+def _bound(function: Callable[..., Any], task: object, name: str) -> Callable[..., Any]:
+    """``function`` with the task as its first argument."""
+    bound = types.MethodType(function, task)
+    try:
+        inspect.signature(bound)
+    except ValueError:
+        raise ConfigError(
+            f"task {name}: bind=True gives the task as first argument, and {function!r} takes none: add self"
+        ) from None
+    return bound
+
+
+def _retry(where: str, exc: object, countdown: object, eta: object, max_retries: object) -> Retry:
+    """What ``Task.retry`` raises. Raises ValidationError naming the argument that cannot be."""
+
+    def check(name: str, value: object, fits: bool, wanted: str) -> None:
+        if not fits:
+            text = f"{value!r:.200} cannot be used: give {wanted}"
+            raise ValidationError(f"{where}: {name}: {text}", {name: [text]})
+
+    check("exc", exc, exc is None or isinstance(exc, BaseException), "an exception")
+    number = isinstance(countdown, (int, float)) and not isinstance(countdown, bool)
+    fits = countdown is None or (number and 0 <= cast(float, countdown) < math.inf)
+    check("countdown", countdown, fits, "seconds from 0 on")
+    aware = isinstance(eta, datetime) and eta.utcoffset() is not None
+    check("eta", eta, eta is None or aware, "a datetime with a time zone, as in datetime.now(UTC)")
+    check("eta", eta, eta is None or countdown is None, "either countdown or eta")
+    whole = type(max_retries) is int and max_retries >= 0
+    check("max_retries", max_retries, max_retries is None or whole, "a whole number from 0 on")
+    return Retry(
+        cause=cast(BaseException | None, exc),
+        delay=cast(float | None, countdown),
+        due_ms=None if eta is None else max(0, int(cast(datetime, eta).timestamp() * 1000)),
+        max_retries=cast(int | None, max_retries),
+    )

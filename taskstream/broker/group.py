@@ -95,9 +95,9 @@ class Batch:
         """Done, and the deaths counted for it are forgotten."""
         self.moves += ("a", 2 if from_again else 1, entry_id, message_id, "", "")
 
-    def retry(self, from_again: bool, entry_id: str, message_id: str, delay_ms: int, fields_json: str) -> None:
-        """Readable again after ``delay_ms``, as ``fields_json``."""
-        self.moves += ("r", 2 if from_again else 1, entry_id, message_id, delay_ms, fields_json)
+    def retry(self, from_again: bool, entry_id: str, message_id: str, when: int | str, fields_json: str) -> None:
+        """Readable again, as ``fields_json``, after ``when`` ms, or at ``"@ms"`` since the epoch by Redis' clock."""
+        self.moves += ("r", 2 if from_again else 1, entry_id, message_id, when, fields_json)
 
     def give_back(self, from_again: bool, entry_id: str, message_id: str, fields_json: str) -> None:
         """Readable again at once, as ``fields_json``."""

@@ -5,7 +5,7 @@
 --       5 n acks of the stream  6 n acks of again  then those entry ids, then moves of six:
 --       kind, 1|2 stream or again, entry id, message id, a, b
 --         'a' ack                     a, b unused
---         'r' retry                   a delay (ms), b fields as JSON
+--         'r' retry                   a delay (ms) or '@' and the time (ms), b fields as JSON
 --         'g' give back               a unused,     b fields as JSON
 --         'd' dead letter             a unused,     b letter as JSON
 --       'a' and 'd' also forget counted deaths, they and 'r' why an earlier run was ended
@@ -52,7 +52,9 @@ while at <= #ARGV do
   local kind, source, entry, id = ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2], ARGV[at + 3]
   if redis.call('XACK', KEYS[source], group, entry) == 1 then
     if kind == 'r' then
-      redis.call('ZADD', KEYS[4], now + ARGV[at + 4], ARGV[at + 5])
+      local when = ARGV[at + 4]
+      local due = string.sub(when, 1, 1) == '@' and string.sub(when, 2) or now + when
+      redis.call('ZADD', KEYS[4], due, ARGV[at + 5])
       redis.call('HDEL', KEYS[5], id .. ' why')
     elseif kind == 'g' then
       redis.call('XADD', KEYS[2], '*', unpack(cjson.decode(ARGV[at + 5])))

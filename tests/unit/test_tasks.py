@@ -241,7 +241,7 @@ def test_the_handler_runs_the_function_with_its_settings(app: Taskstream) -> Non
 def test_a_task_is_retried_only_where_it_says_so(app: Taskstream) -> None:
     plain = app.task(name="plain")(thumbnail).settings
     retried = app.task(name="retried", autoretry_for=(OSError,))(thumbnail).settings
-    assert (plain.max_retries, plain.retry_for) == (0, ())
+    assert (plain.max_retries, plain.retry_for) == (3, ())
     assert (retried.max_retries, retried.retry_for) == (3, (OSError,))
 
 
@@ -461,7 +461,7 @@ assert not {"gevent", "flask"} & set(sys.modules)
 def test_mypy_sees_a_wrong_argument(tmp_path: Path) -> None:
     snippet = tmp_path / "snippet.py"
     snippet.write_text("""\
-from taskstream import Taskstream
+from taskstream import Task, Taskstream, shared_task
 
 app = Taskstream("shop", broker="redis://localhost")
 
@@ -486,6 +486,34 @@ small.s(5)
 late.delay()
 app.task(timeout="30")
 small.apply_async(("a",), countdwon=3)
+
+
+@app.task(bind=True, max_retries=5)
+def bound(self: Task, path: str) -> int:
+    if self.request.retries:
+        raise self.retry(countdown=1)
+    return 1
+
+
+@shared_task(bind=True)
+async def bound_late(self: Task, path: str) -> int:
+    return 1
+
+
+@shared_task
+def shared(path: str) -> int:
+    return 1
+
+
+reveal_type(bound.delay("a").get())
+reveal_type(bound_late.delay(path="a").get())
+reveal_type(shared.delay("a").get())
+reveal_type(bound("a"))
+bound.delay(1)
+bound.delay()
+bound_late.delay("a", "b")
+shared.delay(1)
+app.task(bind=True, timeout="30")
 """)
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--cache-dir", str(tmp_path), str(snippet)],
@@ -501,4 +529,7 @@ small.apply_async(("a",), countdwon=3)
     assert '"str"' in said[16] and '"int"' in said[17] and '"str"' in said[18], done.stdout
     assert "list[taskstream.app.result.AsyncResult[Any]]" in said[19]
     assert all(": error:" in said[line] for line in range(20, 26)), done.stdout
-    assert not [line for line in said if line < 16], done.stdout
+    # The task of bind=True is no argument of a call, and needs no type parameters
+    assert all('"int"' in said[line] for line in range(45, 49)), done.stdout
+    assert all(": error:" in said[line] for line in range(49, 54)), done.stdout
+    assert set(said) == {*range(16, 26), *range(45, 54)}, done.stdout

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskstream.errors import InvalidMessage, Shutdown, TimeLimitExceeded
+from taskstream.errors import InvalidMessage, Retry, Shutdown, TimeLimitExceeded
 from taskstream.handler import Handler, Settings
 from taskstream.message import DEATHS_HEADER, UNKNOWN_HEADER, Delivery, Message, from_fields_json
 from taskstream.results.base import Failure, Outcome
@@ -106,6 +106,57 @@ def test_which_failures_are_tried_again(
     error: BaseException, kinds: tuple[type[BaseException], ...], expected: bool
 ) -> None:
     assert failed(error, retry_for=kinds, max_retries=5).move == ("r" if expected else "d")
+
+
+def test_a_handler_may_ask_for_another_try() -> None:
+    # Given: one whose settings retry nothing
+    asked = failed(Retry(delay=3.5, cause=KeyError("x")), retry_for=())
+    assert (asked.move, asked.delay_ms, asked.due_ms) == ("r", 3500, 0)
+    assert from_fields_json(asked.payload).attempt == 2
+    assert asked.outcome is not None and asked.outcome.state == "RETRY"
+    assert asked.outcome.error is not None and asked.outcome.error.type == "KeyError"
+    # Or: by the settings' own backoff, or at once
+    assert failed(Retry(), run_of(2), retry_for=(), retry_backoff=2.0, retry_jitter=False).delay_ms == 4000
+    assert failed(Retry(delay=0), run_of(2)).delay_ms == 0
+
+
+def test_a_handler_may_name_the_time_of_another_try() -> None:
+    soon = outcomes.now_ms() + 60_000
+    asked = failed(Retry(due_ms=soon), retry_for=())
+    assert (asked.move, asked.due_ms) == ("r", soon) and 50_000 < asked.delay_ms <= 60_000
+    assert failed(Retry(due_ms=5)).delay_ms == 0
+
+
+@pytest.mark.parametrize(
+    ("attempt", "own", "settings", "move"),
+    [(3, None, 3, "r"), (4, None, 3, "d"), (4, 4, 3, "r"), (2, 1, 3, "d"), (1, 0, 3, "d"), (1, None, 0, "d")],
+)
+def test_asking_has_an_end(attempt: int, own: int | None, settings: int, move: str) -> None:
+    kinds: tuple[type[BaseException], ...] = (Exception,)
+    asked = failed(Retry(cause=KeyError("x"), max_retries=own), run_of(attempt), max_retries=settings, retry_for=kinds)
+    assert asked.move == move
+    assert asked.outcome is not None and asked.outcome.error is not None and asked.outcome.error.type == "KeyError"
+
+
+def test_what_asked_too_often_without_a_cause_says_so() -> None:
+    asked = failed(Retry(), run_of(4))
+    assert asked.move == "d"
+    error = json.loads(asked.payload)["error"]
+    assert (error["type"], error["message"]) == (
+        "MaxRetriesExceeded",
+        "was tried again 3 times, which is all of max_retries",
+    )
+
+
+def test_a_revoked_message_is_no_dead_letter() -> None:
+    made = job(number=2)
+    outcomes.revoke(made, Failure("Revoked", "why"), "w", True)
+    assert (made.move, made.payload) == ("a", "")
+    assert made.outcome is not None and (made.outcome.state, made.outcome.delivery) == ("REVOKED", 2)
+    assert made.outcome.error == Failure("Revoked", "why")
+    made = job()
+    outcomes.revoke(made, Failure("Revoked", "why"), "w", False)
+    assert (made.move, made.outcome) == ("a", None)
 
 
 def test_a_retry_is_the_same_message_once_more() -> None:
