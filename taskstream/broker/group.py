@@ -7,7 +7,6 @@ again is the worker's decision. docs/delivery.md says what each move means.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 import redis
 
 from taskstream import keys
-from taskstream.broker.script import Script
+from taskstream.broker.script import Script, wake_call
 
 Call = Callable[..., Any]
 Replies = Callable[[Sequence[tuple[Any, ...]]], list[Any]]
@@ -323,15 +322,6 @@ class ConsumerGroup:
         """Delete at most ``limit`` dead letters older than ``retention_s``; return how many."""
         letter_keys = [keys.dead(self.stream, self.group), keys.letters(self.stream, self.group)]
         return int(_FORGET.run(call, letter_keys, [int(retention_s * 1000), limit]))
-
-
-def wake_call(stream: str, group: str) -> str:
-    """The argument of scripts with which they tell all workers that something waits in the group's ranked set.
-
-    A channel, and a request to the workers as ``taskstream.control`` sends them, which nobody answers.
-    """
-    request = {"id": "", "command": "wake", "args": {"stream": stream, "group": group}}
-    return f"{keys.CONTROL_CHANNEL} {json.dumps(request)}"
 
 
 def renew_all(replies: Replies, groups: Sequence[ConsumerGroup]) -> list[Renewal | redis.ResponseError]:

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import redis
 
 from taskstream import keys
-from taskstream.broker.script import Script
+from taskstream.broker.script import Script, wake_call
 from taskstream.connection import PRODUCER, broker_errors, display_url, error_text, open_pool, passing, translate
 from taskstream.errors import BrokerUnavailable, QueueFull, TaskstreamError
 from taskstream.handler import QUEUE_GROUP
 from taskstream.link import LinkPool, first_error
-from taskstream.message import Message, fields_of
+from taskstream.message import PRIORITY, Message, fields_of
 
 REMEMBER_PUBLISHED_S = 24 * 3600
 """How long the server knows what was published under a key."""
@@ -50,7 +50,13 @@ class Envelope(NamedTuple):
     @property
     def plain(self) -> bool:
         """Whether one XADD is all there is to it, but for its ``max_length``."""
-        return not self.uniques and self.delay_ms is None and self.due_ms is None and self.ordering_key is None
+        return (
+            not self.uniques
+            and self.delay_ms is None
+            and self.due_ms is None
+            and self.ordering_key is None
+            and self.message.priority == PRIORITY
+        )
 
 
 class Sent(NamedTuple):
@@ -309,6 +315,9 @@ def _script_call(run: Sequence[Envelope], finishing: bool) -> tuple[list[str], l
         if envelope.ordering_key is not None:
             said += ("order", "")
             names += (keys.order(stream, envelope.ordering_key), keys.ordered(stream))
+        if envelope.message.priority != PRIORITY:
+            said += ("rank", wake_call(stream, QUEUE_GROUP))
+            names.append(keys.ranked(stream, QUEUE_GROUP))
         fields = fields_of(envelope.message)
         arguments += (len(envelope.uniques), envelope.message.id, len(said) // 2, *said, len(fields), *fields)
     return names, arguments

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import redis
 
-from taskstream import scripts
+from taskstream import keys, scripts
 
 Calls = Callable[[list[tuple[Any, ...]]], object]
 
@@ -42,3 +43,12 @@ class Script:
         except redis.exceptions.NoScriptError:
             calls([("SCRIPT", "LOAD", self.source)])
             calls(commands)
+
+
+def wake_call(stream: str, group: str) -> str:
+    """The argument of scripts with which they tell all workers that something waits in the group's ranked set.
+
+    A channel, and a request to the workers as ``taskstream.control`` sends them, which nobody answers.
+    """
+    request = {"id": "", "command": "wake", "args": {"stream": stream, "group": group}}
+    return f"{keys.CONTROL_CHANNEL} {json.dumps(request)}"

@@ -1,5 +1,5 @@
 -- publish: put messages on one stream in order, each at most once under its sender's keys, as many as there is room for.
--- Moves: nowhere -> waiting; with a time to come nowhere -> delayed; behind one of its ordering key that is not done
+-- Moves: nowhere -> waiting, in the stream or by its priority; with a time to come nowhere -> delayed; behind one of its ordering key that is not done
 -- nowhere -> waiting for its turn.
 -- KEYS  1 stream  then of each message in turn its published keys, then the keys of what else is said of it
 -- ARGV  1 most entries the stream may have (0: any number)  2 how long keys are remembered (s)
@@ -8,9 +8,12 @@
 --       fields. The pairs, and the keys of each:
 --         'in' ms from now, 'at' ms since the epoch: not before that    delayed
 --         'order' (unused): one after the other                        order, ordered
+--         'rank' a channel and what to say there if nothing was there
+--         before: another priority than 5                              ranked
 -- Returns {-1, ids}, or {entries there are, ids} if it is full: then the messages beyond ids were not sent. An id is
 -- the one that was published under a key of the message, now or before.
--- What is delayed, or waits for its turn, counts against the limit for messages that would be the same.
+-- What is delayed, or waits for its turn or by its priority, counts against the limit for messages that would be the same.
+-- include: ranking
 local most, remember = tonumber(ARGV[1]), tonumber(ARGV[2])
 local length = most > 0 and redis.call('XLEN', KEYS[1]) or 0
 local ids, key, at = {}, 2, 4
@@ -47,12 +50,15 @@ while at <= #ARGV do
   end
   key, at = key + own, at + 3
   local now = said > 0 and now_ms()
-  local due, delayed, order, ordered = 0, nil, nil, nil
+  local due, delayed, order, ordered, ranked, wake = 0, nil, nil, nil, nil, nil
   for _ = 1, said do
     local what, argument = ARGV[at], ARGV[at + 1]
     if what == 'order' then
       order, ordered = KEYS[key], KEYS[key + 1]
       key = key + 2
+    elseif what == 'rank' then
+      ranked, wake = KEYS[key], argument
+      key = key + 1
     else
       due, delayed = (what == 'in' and now or 0) + argument, KEYS[key]
       key = key + 1
@@ -69,6 +75,8 @@ while at <= #ARGV do
       there = there + tonumber(redis.call('GET', ordered) or 0)
     elseif most > 0 and comes then
       there = there + redis.call('ZCARD', delayed)
+    elseif most > 0 and ranked then
+      there = there + redis.call('ZCARD', ranked)
     end
     if most > 0 and there >= most then
       return {there, ids}
@@ -80,8 +88,15 @@ while at <= #ARGV do
       redis.call('INCR', ordered)
       redis.call('RPUSH', order, resting(first, last, now))
     else
-      redis.call('XADD', KEYS[1], '*', unpack(ARGV, first, last))
-      length = length + 1
+      if ranked then
+        if redis.call('ZCARD', ranked) == 0 then
+          ring(wake)
+        end
+        rank(ranked, {unpack(ARGV, first, last)}, now, now)
+      else
+        redis.call('XADD', KEYS[1], '*', unpack(ARGV, first, last))
+        length = length + 1
+      end
       if order then
         redis.call('RPUSH', order, id)
       end

@@ -1,17 +1,23 @@
-"""The scripts of priorities: what feed hands out and in which order, what promote puts by, what renew tells of it."""
+"""The scripts of priorities: what feed hands out in which order, what publish and promote put by, who hears of it."""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 import redis
 from script_cases import AGAIN, DELAYED, LEASES, RANKED, G, S, World
 
 from taskstream import keys
-from taskstream.broker.group import ConsumerGroup, Entry, wake_call
+from taskstream.broker import Broker, Envelope
+from taskstream.broker.group import ConsumerGroup, Entry
+from taskstream.broker.script import wake_call
+from taskstream.errors import QueueFull
+from taskstream.handler import QUEUE_GROUP
+from taskstream.message import Message, from_fields
 
 LEVEL = 10**13
 
@@ -255,3 +261,107 @@ def test_a_renewal_tells_what_waits(queue: Queue) -> None:
     assert queue.me.renew(queue.call).ranked is True
     queue.call("DEL", LEASES)
     assert queue.me.renew(queue.call).ranked is False
+
+
+# Publishing
+
+
+@pytest.fixture
+def broker(world: World) -> Iterator[Broker]:
+    broker = Broker(world.url)
+    yield broker
+    broker.close()
+
+
+RANKED_TASKS = keys.ranked(S, QUEUE_GROUP)
+
+
+def letter(message: str, **more: Any) -> Envelope:
+    """``9a`` is of priority 9, whatever more is said of it."""
+    return Envelope(S, Message(message, "n", b"{}", priority=int(message[0])), **more)
+
+
+@pytest.fixture
+def tasks(world: World) -> ConsumerGroup:
+    """A worker's side of a task queue that has read nothing."""
+    group = ConsumerGroup(S, QUEUE_GROUP, "me", 30_000)
+    assert group.register(world.call)
+    return group
+
+
+def test_messages_wait_by_priority_in_the_order_sent(world: World, broker: Broker, tasks: ConsumerGroup) -> None:
+    sent = ["9a", "5a", "0b", "0a", "5b", "3a", "9b", "0c"]
+    assert broker.publish_many(map(letter, sent)) == sent
+    assert [world.call("XLEN", S), world.call("ZCARD", RANKED_TASKS)] == [2, 6]
+    found = ids(tasks.feed(world.call, 100, -100).entries)
+    assert found == ["0b", "0a", "0c", "3a", "5a", "5b", "9a", "9b"]
+    message = from_fields(tasks.missing(world.call, lambda again, entry: False, 10)[2].fields)
+    assert message.priority == 0
+    assert abs((message.sent_ms or 0) - world.now_ms()) < 60_000
+
+
+def test_a_plain_message_is_one_xadd_beside_others(world: World, broker: Broker) -> None:
+    broker.send(letter("9a"))
+    world.call("CONFIG", "RESETSTAT")
+    broker.send(letter("5a"))
+    stats = world.call("INFO", "commandstats").decode()
+    assert "cmdstat_xadd:calls=1," in stats
+    assert "eval" not in stats
+
+
+def test_one_that_says_the_very_same_is_another_one(world: World, broker: Broker, tasks: ConsumerGroup) -> None:
+    assert broker.publish_many([letter("9a")] * 300) == ["9a"] * 300
+    assert len(tasks.feed(world.call, 1_000, 0).entries) == 300
+
+
+def test_a_key_is_published_once(world: World, broker: Broker) -> None:
+    for _ in range(2):
+        assert broker.send(letter("9a", uniques=("k",))) == "9a"
+        assert broker.send(letter("5b", uniques=("k",))) == "9a"
+    assert [world.call("ZCARD", RANKED_TASKS), world.call("XLEN", S)] == [1, 0]
+
+
+def test_what_waits_by_priority_counts_against_the_limit_of_the_same(world: World, broker: Broker) -> None:
+    found, error = broker.try_many([letter(one, max_length=2) for one in ("9a", "0a", "9b", "5a")])
+    assert (found, type(error)) == (["9a", "0a", None, None], QueueFull)
+    assert broker.send(letter("5a", max_length=1)) == "5a"
+
+
+def test_first_the_delay_then_the_priority(world: World, broker: Broker, tasks: ConsumerGroup) -> None:
+    broker.publish_many([letter("9a", delay_ms=60_000), letter("0a", delay_ms=60_000), letter("3a", due_ms=5)])
+    assert [world.call("ZCARD", keys.delayed(S, QUEUE_GROUP)), world.call("ZCARD", RANKED_TASKS)] == [2, 1]
+    for member in world.call("ZRANGE", keys.delayed(S, QUEUE_GROUP), 0, -1):
+        world.call("ZADD", keys.delayed(S, QUEUE_GROUP), 5, member)
+    assert tasks.promote(world.call, 100) == (2, None)
+    assert ids(tasks.feed(world.call, 5, 0).entries) == ["0a", "3a", "9a"]
+
+
+def test_the_first_of_an_order_goes_by_its_priority(world: World, broker: Broker, tasks: ConsumerGroup) -> None:
+    broker.publish_many([letter("9a", ordering_key="k"), letter("0a", ordering_key="k"), letter("0b")])
+    assert ids(tasks.feed(world.call, 5, 0).entries) == ["0b", "9a"]
+
+
+def test_readers_are_told_of_the_first_only(world: World, broker: Broker) -> None:
+    with broker.client.pubsub() as heard:
+        heard.subscribe(keys.CONTROL_CHANNEL)
+        assert heard.get_message(timeout=5)
+        broker.publish_many([letter("5a", uniques=("k",)), letter("9a"), letter("0a")])
+        broker.send(letter("0b"))
+        message = heard.get_message(timeout=5)
+        assert message is not None
+        assert f"{message['channel'].decode()} {message['data'].decode()}" == wake_call(S, QUEUE_GROUP)
+        assert heard.get_message(timeout=0.05) is None
+
+
+def test_what_waits_by_priority_counts_as_waiting(world: World, broker: Broker, tasks: ConsumerGroup) -> None:
+    broker.publish_many(map(letter, ("9a", "5a", "0a")))
+    world.call("ZADD", RANKED_TASKS, 7 * LEVEL + 1_000, '["id","7a","priority","7"]')
+    state = broker.group_states(S)[0]
+    assert (state.waiting, state.held, state.oldest_ms) == (4, 0, 1_000)
+    tasks.feed(world.call, 4, 0)
+    state = broker.group_states(S)[0]
+    assert (state.waiting, state.held) == (0, 4)
+    world.call("SET", RANKED_TASKS, "x")
+    state = broker.group_states(S)[0]
+    assert state.waiting == 0
+    assert RANKED_TASKS in state.problems[0]
