@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 from helpers import Started, eventually
 
-from taskstream.broker import Broker, GroupState
+from taskstream.broker import Broker, Envelope, GroupState
 from taskstream.handler import QUEUE_GROUP
 from taskstream.message import Message, encode_json, new_id
 from taskstream.results import open_store
@@ -226,7 +226,7 @@ class Jobs:
     def send(self, task: str, *arguments: object, **more: Any) -> str:
         """Send a call; return its message's id."""
         message = Message(new_id(), f"jobs.{task}", encode_json({"args": list(arguments)}), **more)
-        self.broker.publish("jobs", message)
+        self.broker.send(Envelope("jobs", message))
         return message.id
 
     def go(self, *keys: str) -> None:
