@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from taskstream._version import __version__
+    from taskstream.app.canvas import chain, chord, group
     from taskstream.app.core import Taskstream
+    from taskstream.app.group_result import GroupResult
     from taskstream.app.result import AsyncResult
     from taskstream.app.shared import shared_task
     from taskstream.app.signature import Signature
@@ -45,6 +47,10 @@ __all__ = [
     "Signature",
     "shared_task",
     "Middleware",
+    "GroupResult",
+    "chain",
+    "group",
+    "chord",
     "TaskstreamError",
     "BrokerUnavailable",
     "QueueFull",
@@ -73,6 +79,10 @@ _ELSEWHERE = {
     "Signature": "taskstream.app.signature",
     "shared_task": "taskstream.app.shared",
     "Middleware": "taskstream.middleware",
+    "GroupResult": "taskstream.app.group_result",
+    "chain": "taskstream.app.canvas",
+    "group": "taskstream.app.canvas",
+    "chord": "taskstream.app.canvas",
     "__version__": "taskstream._version",
 }
 

@@ -20,7 +20,9 @@ from taskstream.message import (
     FAILED_HEADER,
     GROUP_HEADER,
     MESSAGE_ID,
+    OWN_HEADERS,
     PARENT_HEADER,
+    PRIORITY,
     ROOT_HEADER,
     THEN_HEADER,
     Delivery,
@@ -35,7 +37,8 @@ FAILED_TEXT = 4000
 class Call(msgspec.Struct, frozen=True, omit_defaults=True):
     """One call that is to be published, under its ``id``.
 
-    What came before is its first argument, before ``args``, unless it is ``si``. ``group`` it belongs to.
+    What came before is its first argument, before ``args``, unless it is ``si``. ``group`` it belongs to. The others
+    are those of the message and of its envelope.
     """
 
     id: str
@@ -46,6 +49,12 @@ class Call(msgspec.Struct, frozen=True, omit_defaults=True):
     si: bool = False
     headers: dict[str, Any] | None = None
     group: str | None = None
+    priority: int = PRIORITY
+    expires_ms: int | None = None
+    expires_in_ms: int | None = None
+    delay_ms: int | None = None
+    due_ms: int | None = None
+    ordering_key: str | None = None
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -82,6 +91,14 @@ class Then(msgspec.Struct, frozen=True, omit_defaults=True):
     def empty(self) -> bool:
         """Whether nothing follows."""
         return not self.calls and self.fan is None and self.join is None
+
+    @property
+    def depth(self) -> int:
+        """How many groups lie in, or follow, one another in it."""
+        if self.fan is None:
+            return 0
+        after = 0 if self.fan.chord is None else self.fan.chord.then.depth
+        return 1 + max(after, max((member.depth for member in self.fan.members), default=0))
 
     @property
     def takes_value(self) -> bool:
@@ -205,7 +222,12 @@ def follow(then: Then, value: bytes | None, origin: Origin, failed: bytes | None
     """
     if then.calls:
         call, rest = then.calls[0], Then(then.calls[1:], then.fan, then.join)
-        yield Successor(_queue(call.queue), _message(call, rest, value, origin, failed), failed=failed is not None)
+        message = _message(call, rest, value, origin, failed)
+        if failed is not None:
+            yield Successor(_queue(call.queue), message, failed=True)
+        else:
+            due, order = call.due_ms, call.ordering_key
+            yield Successor(_queue(call.queue), message, delay_ms=call.delay_ms, due_ms=due, ordering_key=order)
     elif then.fan is not None:
         chord = then.fan.chord
         if chord is not None:
@@ -223,6 +245,9 @@ def _message(call: Call, rest: Then, value: bytes | None, origin: Origin, failed
     if not MESSAGE_ID.fullmatch(call.id):
         raise InvalidMessage(f"what follows has {call.id!r:.200} for an id")
     headers: dict[str, Any] = {**(origin.headers or {}), **(call.headers or {})}
+    if failed is not None:
+        # It is not run, so it takes no part in what its call is tied to.
+        headers = {name: value for name, value in headers.items() if not name.startswith(OWN_HEADERS)}
     if not rest.empty:
         # As text: it nests as deeply as the workflow does, and is read only by who needs it.
         headers[THEN_HEADER] = _encode(rest).decode()
@@ -233,7 +258,15 @@ def _message(call: Call, rest: Then, value: bytes | None, origin: Origin, failed
         headers[FAILED_HEADER] = msgspec.json.decode(failed)
         return Message(call.id, call.task, b"{}", headers)
     args = call.args if call.si or value is None else [msgspec.Raw(value), *call.args]
-    return Message(call.id, call.task, _encode(body_of(args, call.kwargs)), headers or None)
+    return Message(
+        call.id,
+        call.task,
+        _encode(body_of(args, call.kwargs)),
+        headers or None,
+        priority=call.priority,
+        expires_ms=call.expires_ms,
+        expires_in_ms=call.expires_in_ms,
+    )
 
 
 def body_of(args: list[msgspec.Raw], kwargs: Mapping[str, msgspec.Raw]) -> dict[str, object]:

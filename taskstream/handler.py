@@ -45,13 +45,16 @@ class Successor:
     """A message that a finished one publishes; its id is known before, so a repeated run publishes it once.
 
     It waits while the stream has ``max_length`` entries (None: never). ``failed``: it says only that what it was to
-    follow has failed, so it may be there beside the same message that is to be run.
+    follow has failed, so it may be there beside the same message that is to be run. The rest is as in an Envelope.
     """
 
     stream: str
     message: Message
     max_length: int | None = None
     failed: bool = False
+    delay_ms: int | None = None
+    due_ms: int | None = None
+    ordering_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

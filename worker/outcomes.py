@@ -90,7 +90,7 @@ def revoke(job: Job, failure: Failure, worker: str, keep: bool) -> None:
     job.successors = ()
     if keep:
         job.outcome = _outcome(job, REVOKED, worker, _NULL, failure)
-    tell(job, REVOKED, failure)
+    pass_on(job, REVOKED, failure)
 
 
 def give_back(job: Job, *, started: bool) -> None:
@@ -129,10 +129,10 @@ def bury(job: Job, failure: Failure, worker: str, keep: bool) -> None:
     job.payload = letter(job, failure, worker)
     if keep:
         job.outcome = _outcome(job, FAILURE, worker, _NULL, failure)
-    tell(job, FAILURE, failure)
+    pass_on(job, FAILURE, failure)
 
 
-def tell(job: Job, state: str, failure: Failure) -> None:
+def pass_on(job: Job, state: str, failure: Failure) -> None:
     """What follows a message of a workflow is to hear that it has failed for good."""
     message = job.delivery.message
     if continuation.has_followers(message):

@@ -12,9 +12,8 @@ from typing import TypeVar
 import gevent
 from gevent.event import Event
 
-from taskstream import keys
-from taskstream.broker import Broker, Envelope
-from taskstream.broker.chords import Chords, Joined
+from taskstream.broker import Broker
+from taskstream.broker.workflows import Chords, Joined, envelope_of
 from taskstream.continuation import gathered, gathered_failure
 from taskstream.errors import InvalidMessage, QueueFull, TaskstreamError
 from taskstream.handler import Follower, Joining, Opening, Successor
@@ -91,15 +90,7 @@ class Successors:
         return None
 
     def _send(self, membership: Membership, successors: Sequence[Successor]) -> bool:
-        items = [
-            Envelope(
-                to.stream,
-                to.message,
-                (keys.unique_failure(to.message.id) if to.failed else keys.unique_id(to.message.id),),
-                to.max_length,
-            )
-            for to in successors
-        ]
+        items = [envelope_of(one) for one in successors]
         backoff = Backoff(0.05, RECONNECT_MOST_S)
         if not items:
             return True

@@ -164,7 +164,10 @@ class Taskstream(Registry):
         QueueFull these are the first ones, and none of the others was sent; with ``maybe_sent`` some of the others
         may have been: calls that carry a ``task_id`` or ``idempotency_key`` (``Signature.set``) can be sent again.
         """
-        items = envelopes(signatures)
+        return self.send_many(envelopes(signatures))
+
+    def send_many(self, items: Sequence[Envelope]) -> list[Handle[Any]]:
+        """The same for messages that are made already."""
         if self._hooks is not None:
             items = self._hooks.before_all(items)
         ids, error = sending.send_in_batches(self._outbox or self.broker, items, self.max_length)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Protocol
 
 from taskstream.app import location
@@ -15,6 +16,8 @@ from taskstream.results.base import FINAL_STATES, Outcome, ResultStore
 
 REREAD_S = 1.0
 """How often a waiter reads the store without having been told to: the safety net while Redis is away."""
+REREAD_MOST = 500
+"""How many of those who wait together are read so."""
 RECHECK_S = 5.0
 """How long the answer to "where do the workers of this queue write?" is believed."""
 
@@ -69,6 +72,38 @@ class Outcomes:
                 if left <= 0 or give_up():
                     return None
                 event.wait(left)
+
+    def finished(
+        self, ids: Sequence[str], queues: Sequence[str], timeout: float | None
+    ) -> Generator[Outcome, None, None]:
+        """The final outcomes of messages of ``queues`` as they come; no more after ``timeout`` seconds.
+
+        Each message is read when something is said of it, and now and then all the same. Raises as ``wait`` does.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pending = dict.fromkeys(ids)
+        with self._waiter.waiting_for_any(ids, queues) as heard:
+            look, looked = list(pending), time.monotonic()
+            while True:
+                for message_id in look:
+                    outcome = self._final(message_id) if message_id in pending else None
+                    if outcome is not None:
+                        del pending[message_id]
+                        yield outcome
+                if not pending:
+                    return
+                self.check_reachable(queues)
+                left = REREAD_S if deadline is None else min(REREAD_S, deadline - time.monotonic())
+                if left <= 0:
+                    return
+                look = heard.take(left)
+                if time.monotonic() - looked >= REREAD_S:
+                    # The oldest in the list, which go to its end: of many, some each time.
+                    unasked = list(itertools.islice(pending, REREAD_MOST))
+                    for message_id in unasked:
+                        pending[message_id] = pending.pop(message_id)
+                    look += unasked
+                    looked = time.monotonic()
 
     def _final(self, message_id: str) -> Outcome | None:
         outcome = self.read(message_id)

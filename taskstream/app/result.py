@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Generic, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from taskstream.app.outcomes import Outcomes
 from taskstream.errors import ResultTimeout, TaskFailed, TaskRevoked, TaskTimeout, TimeLimitExceeded, ValidationError
 from taskstream.results.base import FINAL_STATES, REVOKED, SUCCESS, Failure, Outcome
+
+if TYPE_CHECKING:
+    from taskstream.app.group_result import GroupResult
 
 PENDING = "PENDING"
 
@@ -32,16 +35,23 @@ class ResultSource(Protocol):
 class AsyncResult(Generic[R_co]):
     """Handle of one message. Cheap; holds no connection of its own.
 
-    ``id`` is the message's id. ``app.AsyncResult(id)`` gives a handle again, in any process.
+    ``id`` is the message's id. ``app.AsyncResult(id)`` gives a handle again, in any process. ``parent`` is the handle
+    of what comes before it, where a workflow was started here.
     """
 
-    __slots__ = ("_queue", "_source", "id")
+    __slots__ = ("_queue", "id", "parent", "source")
 
     def __init__(self, message_id: str, source: ResultSource, queue: str | None = None) -> None:
         """``queue``: where the message went; None if that is not known."""
         self.id = message_id
-        self._source = source
+        self.source = source
+        self.parent: AsyncResult[Any] | GroupResult | None = None
         self._queue = queue
+
+    @property
+    def queues(self) -> Sequence[str]:
+        """The queues that the message may be of."""
+        return self.source.queues() if self._queue is None else (self._queue,)
 
     @property
     def state(self) -> str:
@@ -49,7 +59,7 @@ class AsyncResult(Generic[R_co]):
 
         Raises ResultUnavailable if no results are kept or they cannot be read.
         """
-        outcome = self._source.outcomes.read(self.id)
+        outcome = self.source.outcomes.read(self.id)
         return PENDING if outcome is None else outcome.state
 
     def ready(self) -> bool:
@@ -66,18 +76,14 @@ class AsyncResult(Generic[R_co]):
         it was revoked; ResultTimeout if there is no outcome in time (the task goes on); ResultUnavailable if
         no results are kept, or not where this process can read them; ValidationError for a ``timeout`` that is none.
         """
-        if timeout is not None and (not isinstance(timeout, (int, float)) or math.isnan(timeout)):
-            raise ValidationError(f"get: timeout={timeout!r:.200} is no number of seconds")
-        queues = self._source.queues() if self._queue is None else (self._queue,)
-        outcome = self._source.outcomes.wait(self.id, queues, timeout)
+        check_timeout(timeout)
+        outcome = self.source.outcomes.wait(self.id, self.queues, timeout)
         if outcome is None:
             raise ResultTimeout(
                 f"no outcome of message {self.id} within {timeout} s; it goes on, or there never was such a message"
             )
-        if outcome.state == SUCCESS:
-            value: R_co = self._source.value_of(outcome)
-            return value
-        _fail(outcome)
+        value: R_co = value_or_failure(self.source, outcome)
+        return value
 
     def __repr__(self) -> str:
         return f"<AsyncResult {self.id}>"
@@ -89,7 +95,16 @@ class AsyncResult(Generic[R_co]):
         return hash(self.id)
 
 
-def _fail(outcome: Outcome) -> NoReturn:
+def check_timeout(timeout: object) -> None:
+    """Raise ValidationError for a ``timeout`` of ``get`` that is none."""
+    if timeout is not None and (not isinstance(timeout, (int, float)) or math.isnan(timeout)):
+        raise ValidationError(f"get: timeout={timeout!r:.200} is no number of seconds")
+
+
+def value_or_failure(source: ResultSource, outcome: Outcome) -> Any:
+    """The value of a final outcome; raises the failure if it is one."""
+    if outcome.state == SUCCESS:
+        return source.value_of(outcome)
     failure = outcome.error or Failure(type="", message=f"{outcome.handler} ended as {outcome.state}")
     kind = TaskFailed
     if outcome.state == REVOKED:

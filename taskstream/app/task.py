@@ -11,10 +11,11 @@ import sys
 import types
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, Unpack, cast
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, NoReturn, Protocol, Unpack, cast, overload
 
 from taskstream.app import sending
 from taskstream.app.call_options import PLAIN, SendOptions, refuse_unknown
+from taskstream.app.canvas import chain
 from taskstream.app.options import Options
 from taskstream.app.request import NOWHERE, Request
 from taskstream.app.result import AsyncResult, ResultSource
@@ -35,12 +36,14 @@ if TYPE_CHECKING:
     from typing_extensions import ParamSpec, TypeVar
 
     P = ParamSpec("P", default=...)
+    Q = ParamSpec("Q")
     R = TypeVar("R", default=Any)
     C = TypeVar("C", default=Any)
 else:
     from typing import ParamSpec, TypeVar
 
     P = ParamSpec("P")
+    Q = ParamSpec("Q")
     R = TypeVar("R")
     C = TypeVar("C")
 
@@ -118,9 +121,22 @@ class Task(Generic[P, R, C]):
         sent = sending.envelope(self, args, kwargs, options)
         return AsyncResult(self._host.send(sent), self._host, sent.stream)
 
-    def s(self, /, *args: P.args, **kwargs: P.kwargs) -> Signature:
-        """A call of this task to be sent later, for example by ``app.enqueue_many``."""
+    @overload
+    def s(self, /, *args: P.args, **kwargs: P.kwargs) -> Signature: ...
+
+    @overload
+    def s(self: Task[Concatenate[Any, Q], R, C], /, *args: Q.args, **kwargs: Q.kwargs) -> Signature: ...
+
+    def s(self, /, *args: Any, **kwargs: Any) -> Signature:
+        """A call of this task to be sent later, for example by ``app.enqueue_many``.
+
+        As a step of a workflow it gets what comes before it as its first argument, so it may lack that here.
+        """
         return Signature(self, args, kwargs)
+
+    def si(self, /, *args: P.args, **kwargs: P.kwargs) -> Signature:
+        """The same, taking nothing from what comes before it in a workflow."""
+        return Signature(self, args, kwargs, immutable=True)
 
     def message(
         self,
@@ -165,6 +181,25 @@ class Task(Generic[P, R, C]):
         if request.called_directly:
             raise error.cause or error
         raise error from error.cause
+
+    def fed_message(
+        self,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        message_id: str | None = None,
+        headers: dict[str, Any] | None = None,
+    ) -> Message:
+        """``message`` of a call whose first argument is still to come, and is not in it. Raises as that does."""
+        return Message(message_id or new_id(), self.name, self._arguments.encode_fed(args, kwargs), headers)
+
+    def chained(self, first: Any, second: Any) -> chain:
+        """``first | second``, of which one is a call of this task."""
+        return chain(first, second)
+
+    @property
+    def host(self) -> Host:
+        """The app that the task is of."""
+        return self._host
 
     def call_digest(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
         """The same text for calls of this task with the same arguments, however they are given.

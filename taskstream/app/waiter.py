@@ -12,6 +12,7 @@ import contextlib
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -45,6 +46,25 @@ class Watched(Protocol):
         """Ask workers to announce finished messages. Raises BrokerUnavailable."""
 
 
+class Heard:
+    """What was said of several messages since it was last asked. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._ids: deque[str] = deque()
+
+    def hear(self, message_id: str) -> None:
+        """The message may have finished."""
+        self._ids.append(message_id)
+        self._event.set()
+
+    def take(self, timeout: float) -> list[str]:
+        """The ids that were heard of, as soon as there is one; empty after ``timeout`` seconds."""
+        self._event.wait(timeout)
+        self._event.clear()
+        return [self._ids.popleft() for _ in range(len(self._ids))]
+
+
 class Waiter:
     """Events by message id, set when a worker says that the message is finished. Thread-safe."""
 
@@ -52,7 +72,7 @@ class Waiter:
         self._broker = broker
         self._pool = open_pool(broker.url, LISTENER)
         self._lock = threading.Lock()
-        self._events: dict[str, set[threading.Event]] = {}
+        self._events: dict[str, set[threading.Event | Heard]] = {}
         self._queues: set[str] = set()
         self._connection: Any = None  # the client library's connections are not typed
         self._thread: threading.Thread | None = None
@@ -65,17 +85,31 @@ class Waiter:
         Read it once after entering, too: what finished before is not announced again.
         """
         event = threading.Event()
+        with self._registered(event, (message_id,), queues):
+            yield event
+
+    @contextlib.contextmanager
+    def waiting_for_any(self, ids: Sequence[str], queues: Sequence[str]) -> Iterator[Heard]:
+        """The same for several messages: what is heard of any of them."""
+        heard = Heard()
+        with self._registered(heard, ids, queues):
+            yield heard
+
+    @contextlib.contextmanager
+    def _registered(self, event: threading.Event | Heard, ids: Sequence[str], queues: Sequence[str]) -> Iterator[None]:
         with self._lock:
-            self._events.setdefault(message_id, set()).add(event)
+            for message_id in ids:
+                self._events.setdefault(message_id, set()).add(event)
             self._listen(queues)
         try:
-            yield event
+            yield
         finally:
             with self._lock:
-                events = self._events[message_id]
-                events.discard(event)
-                if not events:
-                    del self._events[message_id]
+                for message_id in dict.fromkeys(ids):
+                    events = self._events[message_id]
+                    events.discard(event)
+                    if not events:
+                        del self._events[message_id]
 
     def close(self) -> None:
         """End the thread and its connection."""
@@ -165,7 +199,10 @@ class Waiter:
         with self._lock:
             for message_id in ids:
                 for event in self._events.get(message_id, ()):
-                    event.set()
+                    if isinstance(event, Heard):
+                        event.hear(message_id)
+                    else:
+                        event.set()
 
 
 def _at_exit(waiter: Waiter) -> None:

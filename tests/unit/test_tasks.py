@@ -482,7 +482,7 @@ reveal_type(small("a"))
 reveal_type(app.enqueue_many(small.s(p) for p in "abc"))
 small.delay("a", size="2")
 small.delay("a", sise=2)
-small.s(5)
+small.s("a", "b")
 late.delay()
 app.task(timeout="30")
 small.apply_async(("a",), countdwon=3)
@@ -514,6 +514,8 @@ bound.delay()
 bound_late.delay("a", "b")
 shared.delay(1)
 app.task(bind=True, timeout="30")
+small.si()
+(small.s("a") | small.s(size=2) | small.s() | bound.s()).delay()
 """)
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--cache-dir", str(tmp_path), str(snippet)],
@@ -531,5 +533,5 @@ app.task(bind=True, timeout="30")
     assert all(": error:" in said[line] for line in range(20, 26)), done.stdout
     # The task of bind=True is no argument of a call, and needs no type parameters
     assert all('"int"' in said[line] for line in range(45, 49)), done.stdout
-    assert all(": error:" in said[line] for line in range(49, 54)), done.stdout
-    assert set(said) == {*range(16, 26), *range(45, 54)}, done.stdout
+    assert all(": error:" in said[line] for line in range(49, 55)), done.stdout
+    assert set(said) == {*range(16, 26), *range(45, 55)}, done.stdout

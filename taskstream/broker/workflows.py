@@ -1,4 +1,4 @@
-"""Chords: a place in Redis where the values of a group's members meet, until what follows can be published.
+"""What a workflow keeps in Redis: chords, where the values of a group's members meet until what follows is published.
 
 Everything may be repeated to no effect. What follows is published by the caller, under its own id; nothing here decides
 what it is.
@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from taskstream import keys
-from taskstream.broker.publisher import Publisher
+from taskstream.broker.publisher import Envelope, Publisher
 from taskstream.broker.script import Script
-from taskstream.handler import Joining, Opening
+from taskstream.handler import Joining, Opening, Successor
 
 KEEP_S = 30 * 24 * 3600
 """How long a chord waits for its next member: as long as a dead letter is kept unless said otherwise."""
@@ -22,6 +22,21 @@ PIECE = 100
 
 _OPEN = Script("open_chord")
 _JOIN = Script("join")
+
+
+def envelope_of(successor: Successor, *, once: bool = True) -> Envelope:
+    """The envelope of what is to be published; ``once``: to no effect where that has been done."""
+    message = successor.message
+    unique = keys.unique_failure(message.id) if successor.failed else keys.unique_id(message.id)
+    return Envelope(
+        successor.stream,
+        message,
+        (unique,) if once else (),
+        successor.max_length,
+        successor.delay_ms,
+        successor.due_ms,
+        successor.ordering_key,
+    )
 
 
 class Joined(NamedTuple):
