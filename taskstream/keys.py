@@ -116,6 +116,11 @@ def unique_call(digest: str) -> str:
     return f"task:{digest}"
 
 
+def is_call(unique: str) -> bool:
+    """Whether ``unique`` is of a call of a unique task, and no key of a sender's."""
+    return unique.startswith("task:")
+
+
 def order(stream: str, ordering_key: str) -> str:
     """List: the id of the message of an ordering key whose turn it is, then those that wait, as JSON arrays of fields.
 

@@ -116,19 +116,19 @@ class Acker:
     def _commit(self, membership: Membership, jobs: list[Job]) -> bool:
         batch = Batch()
         for job in jobs:
-            delivery = job.delivery
+            delivery, ties = job.delivery, job.ties
             if job.move == "a":
-                if delivery.deaths:
-                    batch.ack_suspect(delivery.from_again, delivery.entry_id, delivery.message.id)
+                if delivery.deaths or ties:
+                    batch.ack_suspect(delivery.from_again, delivery.entry_id, delivery.message.id, ties)
                 else:
                     batch.ack(delivery.from_again, delivery.entry_id)
             elif job.move == "r":
                 when = f"@{job.due_ms}" if job.due_ms else job.delay_ms
-                batch.retry(delivery.from_again, delivery.entry_id, delivery.message.id, when, job.payload)
+                batch.retry(delivery.from_again, delivery.entry_id, delivery.message.id, when, job.payload, ties)
             elif job.move == "g":
-                batch.give_back(delivery.from_again, delivery.entry_id, delivery.message.id, job.payload)
+                batch.give_back(delivery.from_again, delivery.entry_id, delivery.message.id, job.payload, ties)
             else:
-                batch.bury(delivery.from_again, delivery.entry_id, delivery.message.id, job.payload)
+                batch.bury(delivery.from_again, delivery.entry_id, delivery.message.id, job.payload, ties)
         return self._send(membership, batch, jobs)
 
     def _send(self, membership: Membership, batch: Batch, jobs: list[Job]) -> bool:

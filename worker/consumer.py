@@ -10,7 +10,7 @@ import contextlib
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import gevent
@@ -32,6 +32,7 @@ from .clock import boottime
 from .lease import LeaseKeeper
 from .membership import Job, Membership
 from .reading import UNCOMMITTED, Reading
+from .server_clock import ServerClock
 from .slots import Slots
 from .stats import SubscriptionStats
 
@@ -73,6 +74,7 @@ class Surroundings:
     alone: bool
     report: Callable[[Membership, bool], None]
     """Tells the supervisor about a consumer name: before it is used, and (True) when it is over."""
+    clock: ServerClock = field(default_factory=ServerClock)
     paused: str | None = None
     """Why the process takes no new messages, None while it does."""
 
@@ -288,6 +290,7 @@ class Consumer:
         try:
             if not group.register(self._link.call):
                 raise TaskstreamError(f"consumer name {name} was used before")
+            self.around.clock.learn(group.time_ms(self._link.call))
         except BaseException:
             self.around.report(membership, True)
             raise

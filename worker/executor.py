@@ -20,7 +20,7 @@ from taskstream.handler import Handler
 from taskstream.middleware import Middleware
 from taskstream.running import RUNNING
 
-from . import forks, outcomes
+from . import forks, intake, outcomes
 from .clock import boottime
 from .consumer import Consumer
 from .known import Known, PutOff, about
@@ -176,6 +176,12 @@ class Executor:
         consumer = membership.consumer
         if membership.lost or (boottime() >= membership.deadline and not membership.wait_until_sure()):
             consumer.release_slot()
+            return
+        if job.expires_ms is not None and intake.expired(job, consumer.around.clock):
+            # It waited here behind a handler that let nothing else run.
+            outcomes.expire(job, self._worker, self._keep)
+            consumer.release_slot()
+            consumer.acker.put(job)
             return
         handler = job.handler
         assert handler is not None

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 from taskstream.broker.group import Entry
 from taskstream.continuation import failed_before
 from taskstream.errors import InvalidMessage, TimeLimitExceeded, WorkerDied
-from taskstream.handler import Handler
+from taskstream.handler import QUEUE_GROUP, Handler
 from taskstream.message import DEATHS_HEADER, Delivery, Message, from_fields
 from taskstream.results.base import Failure
+from taskstream.ties import Tie, ties_of, ties_of_fields
 
 from . import outcomes
 from .known import Hooks
 from .membership import Job, Membership
+from .server_clock import ServerClock
 
 MAX_DEATHS = 2**31 - 1
 """More than that a header cannot say."""
@@ -41,6 +43,7 @@ def _bury_strange(consumer: Consumer, membership: Membership, entry: Entry, erro
     stream, group = consumer.subscription.stream, consumer.subscription.group
     message = known.delivery.message if known is not None else Message(f"entry-{entry.entry_id}", "", b"")
     job = Job(membership, Delivery(message, stream, group, entry.entry_id, entry.times, entry.from_again), None)
+    job.ties = _ties_of_entry(stream, group, entry)
     membership.jobs[at] = job
     told = outcomes.describe(error)
     outcomes.bury_unreadable(
@@ -76,8 +79,13 @@ def _accept(consumer: Consumer, membership: Membership, entry: Entry, run: bool)
     handler = subscription.handler_for(message.name)
     job = Job(membership, delivery, handler)
     job.overran = bool(entry.why)
+    if message.expires_in_ms is not None or message.expires_ms is not None:
+        job.expires_ms = delivery.expires_ms
+    if message.headers and failed is None and group == QUEUE_GROUP:
+        job.ties = ties_of(stream, message.id, message.headers)
     jobs[entry.from_again, entry.entry_id] = job
     if unreadable is not None:
+        job.ties = _ties_of_entry(stream, group, entry)
         outcomes.bury_unreadable(job, entry.fields, unreadable, around.worker)
         around.log.error("Entry is no Taskstream message: dead letter", {**_about(job), "reason": unreadable})
         acker.put(job)
@@ -94,6 +102,10 @@ def _accept(consumer: Consumer, membership: Membership, entry: Entry, run: bool)
         else:
             around.log.error("FAILED", said)
         _tell(job, handler, overran)
+        acker.put(job)
+    elif job.expires_ms is not None and expired(job, around.clock):
+        outcomes.expire(job, around.worker, around.keep_results)
+        around.log.info("Expired, not run", _about(job))
         acker.put(job)
     elif not run:
         outcomes.give_back(job, started=False)
@@ -121,6 +133,15 @@ def _tell(job: Job, handler: Handler, error: BaseException) -> None:
     hooks = Hooks(handler.middleware)
     if hooks.any:
         hooks.ended(job, error)
+
+
+def expired(job: Job, clock: ServerClock) -> bool:
+    """Whether it is too late to start a message that expires."""
+    return clock.now_ms() >= (job.expires_ms or 0)
+
+
+def _ties_of_entry(stream: str, group: str, entry: Entry) -> tuple[Tie, ...]:
+    return ties_of_fields(stream, entry.fields) if group == QUEUE_GROUP else ()
 
 
 def _about(job: Job) -> dict[str, object]:

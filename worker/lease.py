@@ -32,6 +32,7 @@ class LeaseKeeper:
     interpreter. ``on_renewal(membership, renewal)`` runs in a greenlet of the hub when the lease is lost, when the
     operator's choice has another version than before, as long as messages wait by their priority, or, once, with what
     makes renewing impossible.
+    ``on_time(server_ms, received)`` is told in the thread what time it is there, and when (boottime, s) that was heard.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class LeaseKeeper:
         lease_s: float,
         beat: Callable[[float], None],
         on_renewal: Callable[[Membership, Renewal | Exception], None],
+        on_time: Callable[[int, float], None],
     ) -> None:
         self._interval = lease_s / 4
         self._lease_s = lease_s
@@ -48,6 +50,7 @@ class LeaseKeeper:
         self._url = url
         self._beat = beat
         self._on_renewal = on_renewal
+        self._on_time = on_time
         self._members: tuple[Membership, ...] = ()  # replaced, never changed: the thread reads it
         self._news: deque[tuple[Membership, Renewal | Exception]] = deque()
         self._broken: set[int] = set()
@@ -92,7 +95,9 @@ class LeaseKeeper:
         """Renew all in one round trip, or many groups on a slow network would use up the lease; False: not now."""
         sent = boottime()
         answered = True
-        for member, renewal in zip(members, renew_all(link.replies, [one.group for one in members]), strict=True):
+        renewals = renew_all(link.replies, [one.group for one in members])
+        received = boottime()
+        for member, renewal in zip(members, renewals, strict=True):
             if not isinstance(renewal, Renewal):
                 if passing(renewal):
                     answered = False
@@ -101,6 +106,7 @@ class LeaseKeeper:
                     self._complain(member, renewal)
                 continue
             self._broken.discard(member.number)
+            self._on_time(renewal.server_ms, received)
             if renewal.held:
                 member.deadline = sent + self._lease_s
                 if renewal.version == member.choice_version and not renewal.ranked:

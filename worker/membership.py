@@ -12,6 +12,7 @@ from taskstream.handler import Follower, Handler
 from taskstream.message import Delivery
 from taskstream.middleware import Run
 from taskstream.results.base import Outcome
+from taskstream.ties import Tie
 
 from .clock import boottime
 
@@ -67,8 +68,8 @@ class Job:
     ``move`` says how it ends: ``a`` ack, ``r`` retry after ``delay_ms`` (at ``due_ms`` if not 0) as ``payload``, ``g``
     give back as ``payload``, ``d`` dead letter ``payload``. ``overran``: it was handed out because its process was
     ended over it, for which nobody ever counts a death. ``handed``: its end is decided and the acker's, nobody changes
-    it any more. ``lane`` is where it was started, and stays marked as started until its end is committed or the lane's
-    next starts.
+    it any more. ``ties`` are what its end lets go of. ``expires_ms`` (Redis' clock) is when it is too late to start it.
+    ``lane`` is where it was started, and stays marked as started until its end is committed or the lane's next starts.
     ``run`` is what hooks of its handler see of it, where it was made.
     """
 
@@ -76,6 +77,7 @@ class Job:
         "delay_ms",
         "delivery",
         "due_ms",
+        "expires_ms",
         "handed",
         "handler",
         "lane",
@@ -87,6 +89,7 @@ class Job:
         "run",
         "started_ms",
         "successors",
+        "ties",
     )
 
     def __init__(self, membership: Membership, delivery: Delivery, handler: Handler | None) -> None:
@@ -104,6 +107,8 @@ class Job:
         self.run: Run | None = None
         self.outcome: Outcome | None = None
         self.successors: tuple[Follower, ...] = ()
+        self.ties: tuple[Tie, ...] = ()
+        self.expires_ms: int | None = None
 
     def seen(self) -> Run:
         """What hooks see of it; made at the first use."""

@@ -12,6 +12,7 @@ import random
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -28,6 +29,9 @@ from .membership import Job
 MAX_UNKNOWN = 12
 """How often a message of an unknown name is put back before it is a dead letter; with the delays below about
 ten minutes, for a rolling deploy to reach this worker."""
+
+EXPIRED = "Expired"
+"""Type of the failure of a message that was not started in time."""
 
 UNKNOWN_BACKOFF_S = 1.0
 UNKNOWN_BACKOFF_MAX_S = 120.0
@@ -130,6 +134,13 @@ def bury(job: Job, failure: Failure, worker: str, keep: bool) -> None:
     if keep:
         job.outcome = _outcome(job, FAILURE, worker, _NULL, failure)
     pass_on(job, FAILURE, failure)
+
+
+def expire(job: Job, worker: str, keep: bool) -> None:
+    """It was too late to start it."""
+    assert job.expires_ms is not None
+    at = datetime.fromtimestamp(job.expires_ms / 1000, UTC).isoformat(timespec="milliseconds")
+    revoke(job, Failure(EXPIRED, f"it was not to be started after {at}"), worker, keep)
 
 
 def pass_on(job: Job, state: str, failure: Failure) -> None:

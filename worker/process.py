@@ -33,6 +33,7 @@ from .loading import Loaded, load
 from .membership import Membership
 from .options import ProcessOptions
 from .recoverer import Recoverer
+from .server_clock import ServerClock
 from .slots import Slots
 from .stats import Reporter, SubscriptionStats
 from .table import Table
@@ -118,7 +119,8 @@ class WorkerProcess:
         keep = self._store is not None
         self._keeper = Keeper(self._store, self._on_paused) if self._store is not None else None
         table = Table(self._options.table_fd, pool.concurrency)
-        self._leases = LeaseKeeper(loaded.broker_url, pool.lease, table.beat, self._on_renewal)
+        clock = ServerClock()
+        self._leases = LeaseKeeper(loaded.broker_url, pool.lease, table.beat, self._on_renewal, clock.learn)
         table.limit(shortest_limit(loaded.subscriptions))
         self._executor = Executor(
             pool.concurrency, self._options.name, table, keep, pool.max_tasks_per_process, self._on_most
@@ -134,6 +136,7 @@ class WorkerProcess:
             keep_results=keep,
             alone=len(loaded.subscriptions) == 1,
             report=self._report,
+            clock=clock,
         )
         self._consumers: list[Consumer] = []
         self._forwarder = Forwarder(self._broker, self._consumers, self._log)

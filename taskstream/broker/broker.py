@@ -15,6 +15,7 @@ from taskstream import keys
 from taskstream.broker.publisher import Publisher
 from taskstream.broker.script import Script
 from taskstream.errors import ConfigError, WrongKind
+from taskstream.handler import QUEUE_GROUP
 
 _CHOOSE = Script("choose")
 _Read = TypeVar("_Read")
@@ -34,8 +35,9 @@ SCAN_PIECE = 1_000
 class GroupState:
     """One consumer group of a stream at one moment.
 
-    ``waiting`` unread messages, in the stream, in the group's own or by their priority; ``held`` handed to a worker
-    and not done; ``delayed`` waiting for their time; ``dead`` dead letters; ``oldest_ms`` since when the oldest one
+    ``waiting`` unread messages, in the stream, in the group's own or by their priority, and those whose turn has not
+    come; ``held`` handed to a worker and not done; ``delayed`` waiting for their time; ``dead`` dead letters;
+    ``oldest_ms`` since when the oldest one
     waiting or held is there (ms since the epoch), None without one: when it was put into the stream, for one in the
     group's own stream when it was sent, if it says so; ``state`` is the operator's choice (started, stopped) or None.
     ``problems``: keys of the group that hold another kind of value; what they should say is 0 or None here.
@@ -110,6 +112,8 @@ class Broker(Publisher):
         ranked, ranked_oldest = look(lambda: self._ranked(stream, name), none)
         state = look(lambda: self.state(stream, name), None)
         waiting, oldest = self._unread(stream, group)
+        if name == QUEUE_GROUP:
+            waiting += look(lambda: int(self.call("GET", keys.ordered(stream)) or 0), 0)
         held = int(group["pending"])
         if own is not None:
             own_waiting, own_oldest = self._unread(again, own)

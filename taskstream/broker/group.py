@@ -11,16 +11,20 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import msgspec
 import redis
 
 from taskstream import keys
 from taskstream.broker.script import Script, wake_call
+from taskstream.ties import Tie
 
 Call = Callable[..., Any]
 Replies = Callable[[Sequence[tuple[Any, ...]]], list[Any]]
 
 REMEMBER_DEATHS_S = 30 * 24 * 3600
 PIECE = 1_000
+COMMIT_KEYS = 8
+"""Keys of a commit before those of ties."""
 
 _REGISTER = Script("register")
 _RENEW = Script("renew")
@@ -51,13 +55,14 @@ class Entry(NamedTuple):
 
 
 class Renewal(NamedTuple):
-    """Answer to a renewal: whether the lease still holds, the operator's choice with its version, and whether anything
-    waits by its priority."""
+    """Answer to a renewal: whether the lease still holds, the operator's choice with its version, whether anything
+    waits by its priority, and the server's time (ms since the epoch)."""
 
     held: bool
     version: int
     choice: str | None
     ranked: bool = False
+    server_ms: int = 0
 
 
 class Fed(NamedTuple):
@@ -77,34 +82,59 @@ class Claimed(NamedTuple):
 
 
 class Batch:
-    """Finished messages of one consumer, to be committed together; at most 1,000."""
+    """Finished messages of one consumer, to be committed together; at most 1,000. ``ties`` are those of a message."""
 
-    __slots__ = ("again_acks", "main_acks", "moves")
+    __slots__ = ("again_acks", "keys", "main_acks", "moves")
 
     def __init__(self) -> None:
         self.main_acks: list[str] = []
         self.again_acks: list[str] = []
         self.moves: list[Any] = []
+        self.keys: list[str] = []
+        """Those of ties."""
 
     def ack(self, from_again: bool, entry_id: str) -> None:
         """Done."""
         (self.again_acks if from_again else self.main_acks).append(entry_id)
 
-    def ack_suspect(self, from_again: bool, entry_id: str, message_id: str) -> None:
-        """Done, and the deaths counted for it are forgotten."""
-        self.moves += ("a", 2 if from_again else 1, entry_id, message_id, "", "")
+    def ack_suspect(self, from_again: bool, entry_id: str, message_id: str, ties: Sequence[Tie] = ()) -> None:
+        """Done, and the deaths counted for it are forgotten. For those with ties too."""
+        self.moves += ("a", 2 if from_again else 1, entry_id, message_id, "", "", self._tied(ties))
 
-    def retry(self, from_again: bool, entry_id: str, message_id: str, when: int | str, fields_json: str) -> None:
+    def retry(
+        self,
+        from_again: bool,
+        entry_id: str,
+        message_id: str,
+        when: int | str,
+        fields_json: str,
+        ties: Sequence[Tie] = (),
+    ) -> None:
         """Readable again, as ``fields_json``, after ``when`` ms, or at ``"@ms"`` since the epoch by Redis' clock."""
-        self.moves += ("r", 2 if from_again else 1, entry_id, message_id, when, fields_json)
+        where = 2 if from_again else 1
+        self.moves += ("r", where, entry_id, message_id, when, fields_json, self._tied(ties))
 
-    def give_back(self, from_again: bool, entry_id: str, message_id: str, fields_json: str) -> None:
+    def give_back(
+        self, from_again: bool, entry_id: str, message_id: str, fields_json: str, ties: Sequence[Tie] = ()
+    ) -> None:
         """Readable again at once, as ``fields_json``."""
-        self.moves += ("g", 2 if from_again else 1, entry_id, message_id, "", fields_json)
+        self.moves += ("g", 2 if from_again else 1, entry_id, message_id, "", fields_json, self._tied(ties))
 
-    def bury(self, from_again: bool, entry_id: str, message_id: str, letter_json: str) -> None:
+    def bury(
+        self, from_again: bool, entry_id: str, message_id: str, letter_json: str, ties: Sequence[Tie] = ()
+    ) -> None:
         """A dead letter from now on."""
-        self.moves += ("d", 2 if from_again else 1, entry_id, message_id, "", letter_json)
+        self.moves += ("d", 2 if from_again else 1, entry_id, message_id, "", letter_json, self._tied(ties))
+
+    def _tied(self, ties: Sequence[Tie]) -> str | bytes:
+        if not ties:
+            return ""
+        said = []
+        for tie in ties:
+            start = COMMIT_KEYS + len(self.keys) + 1
+            self.keys += tie.keys
+            said.append([tie.what, tie.argument, *range(start, start + len(tie.keys))])
+        return msgspec.json.encode(said)
 
 
 class ConsumerGroup:
@@ -141,6 +171,11 @@ class ConsumerGroup:
         """Make the groups where missing and take a lease; False if the consumer's name was used before."""
         reply = _REGISTER.run(call, [*self._streams, self._leases], [self.group, self.consumer, self.lease_ms])
         return bool(reply == 1)
+
+    def time_ms(self, call: Call) -> int:
+        """The server's clock, ms since the epoch."""
+        seconds, micros = call("TIME")
+        return int(seconds) * 1000 + int(micros) // 1000
 
     def renew(self, call: Call) -> Renewal:
         """Extend the lease, unless it was taken."""
@@ -184,7 +219,7 @@ class ConsumerGroup:
         """
         reply = _COMMIT.run(
             call,
-            self._commit_keys,
+            [*self._commit_keys, *batch.keys] if batch.keys else self._commit_keys,
             [
                 self.group,
                 self.consumer,
@@ -334,8 +369,8 @@ def renew_all(replies: Replies, groups: Sequence[ConsumerGroup]) -> list[Renewal
 
 
 def _renewal(reply: Sequence[Any]) -> Renewal:
-    held, version, choice, ranked = reply
-    return Renewal(held == 1, int(version), choice.decode() or None, bool(ranked))
+    held, version, choice, ranked, server_ms = reply
+    return Renewal(held == 1, int(version), choice.decode() or None, bool(ranked), int(server_ms))
 
 
 def group_is_gone(error: Exception) -> bool:

@@ -10,7 +10,7 @@ import base64
 import binascii
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,8 +20,10 @@ from taskstream import keys
 from taskstream.broker.publisher import Publisher
 from taskstream.broker.script import Script
 from taskstream.errors import InvalidMessage, ValidationError
+from taskstream.handler import QUEUE_GROUP
 from taskstream.message import HISTORY_HEADER, OWN_HEADERS, PLACE_HEADERS, Message, fields_of, from_fields
 from taskstream.results.base import Failure
+from taskstream.ties import Tie, ties_of
 
 PIECE = 100
 """Letters in one command or script call, at most: everybody else waits meanwhile, 1 to 2 ms."""
@@ -146,6 +148,14 @@ class Verdict(NamedTuple):
     problem: str | None = None
 
 
+_VERDICTS: dict[int, Callable[[str], Verdict]] = {
+    1: lambda letter: Verdict(letter, True),
+    0: lambda letter: Verdict(letter, False),
+    2: lambda letter: Verdict(letter, False, f"{letter}: the same call of its unique task waits or runs already"),
+}
+"""By the reply of requeue.lua."""
+
+
 @dataclass(frozen=True)
 class Page:
     """A piece of a search: the letters in it that fit, and how many were looked at for it."""
@@ -168,6 +178,8 @@ class Letters:
 
     def __init__(self, broker: Publisher, stream: str, group: str) -> None:
         self._broker = broker
+        self._stream = stream
+        self._group = group
         self._dead = keys.dead(stream, group)
         self._letters = keys.letters(stream, group)
         self._again = keys.again(stream, group)
@@ -215,6 +227,7 @@ class Letters:
         that is no message is refused; with ``force`` the fields of its entry are put back as they are.
         """
         arguments: list[Any] = []
+        all_keys = [self._dead, self._letters, self._again, self._deaths]
         problems: dict[str, str] = {}
         for letter in letters:
             try:
@@ -222,15 +235,26 @@ class Letters:
             except InvalidMessage as error:
                 problems[letter.id] = str(error)
             else:
-                arguments += (letter.id, letter.digest, len(fields), *fields)
-        all_keys = [self._dead, self._letters, self._again, self._deaths]
+                ties = self._ties(letter)
+                all_keys += [key for tie in ties for key in tie.keys]
+                said = [tie.what for tie in ties]
+                arguments += (letter.id, letter.digest, len(said), *said, len(fields), *fields)
         reply = iter(_REQUEUE.run(self._broker.call, all_keys, arguments) if arguments else ())
         return [
             Verdict(letter.id, False, problems[letter.id])
             if letter.id in problems
-            else Verdict(letter.id, next(reply) == 1)
+            else _VERDICTS[next(reply)](letter.id)
             for letter in letters
         ]
+
+    def _ties(self, letter: DeadLetter) -> tuple[Tie, ...]:
+        try:
+            message = letter.message()
+        except InvalidMessage:
+            return ()  # put back as it is
+        if self._group != QUEUE_GROUP or not message.headers:
+            return ()
+        return ties_of(self._stream, message.id, message.headers)
 
     def purge(self, letters: Sequence[DeadLetter]) -> list[Verdict]:
         """Delete letters, at most PIECE; those that are gone, or died again, since they were read are let be."""

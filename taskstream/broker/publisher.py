@@ -306,8 +306,10 @@ def _script_call(run: Sequence[Envelope], finishing: bool) -> tuple[list[str], l
     names = [stream]
     arguments: list[Any] = [run[0].max_length or 0, REMEMBER_PUBLISHED_S, int(finishing)]
     for envelope in run:
-        names += [keys.published(stream, unique) for unique in envelope.uniques]
-        said: list[Any] = []
+        once = [unique for unique in envelope.uniques if not keys.is_call(unique)]
+        calls = [unique for unique in envelope.uniques if keys.is_call(unique)]
+        names += [keys.published(stream, unique) for unique in (*once, *calls)]
+        said: list[Any] = ["unique", ""] * len(calls)
         if envelope.due_ms is not None or envelope.delay_ms is not None:
             absolute = envelope.due_ms is not None
             said += ("at", envelope.due_ms) if absolute else ("in", envelope.delay_ms)
@@ -319,7 +321,7 @@ def _script_call(run: Sequence[Envelope], finishing: bool) -> tuple[list[str], l
             said += ("rank", wake_call(stream, QUEUE_GROUP))
             names.append(keys.ranked(stream, QUEUE_GROUP))
         fields = fields_of(envelope.message)
-        arguments += (len(envelope.uniques), envelope.message.id, len(said) // 2, *said, len(fields), *fields)
+        arguments += (len(once), envelope.message.id, len(said) // 2, *said, len(fields), *fields)
     return names, arguments
 
 

@@ -1,17 +1,20 @@
 -- commit: the fenced end of a batch of messages that one consumer held.
--- Moves: held -> done (ack), held -> delayed (retry), held -> waiting (give back), held -> dead (bury).
--- KEYS  1 stream  2 again  3 leases  4 delayed  5 deaths  6 dead  7 letters  8 watched
+-- Moves: held -> done (ack), held -> delayed (retry), held -> waiting (give back), held -> dead (bury). With the end of a
+-- message the next one of its ordering key: waiting for its turn -> waiting.
+-- KEYS  1 stream  2 again  3 leases  4 delayed  5 deaths  6 dead  7 letters  8 watched  then those of ties
 -- ARGV  1 group  2 consumer  3 channel for finished ids  4 finished ids, separated by spaces, or ''
---       5 n acks of the stream  6 n acks of again  then those entry ids, then moves of six:
---       kind, 1|2 stream or again, entry id, message id, a, b
+--       5 n acks of the stream  6 n acks of again  then those entry ids, then moves of seven:
+--       kind, 1|2 stream or again, entry id, message id, a, b, ties
 --         'a' ack                     a, b unused
 --         'r' retry                   a delay (ms) or '@' and the time (ms), b fields as JSON
 --         'g' give back               a unused,     b fields as JSON
 --         'd' dead letter             a unused,     b letter as JSON
 --       'a' and 'd' also forget counted deaths, they and 'r' why an earlier run was ended
+--       ties '' or as JSON [[what, argument, numbers of its keys...], ...], see TIES
 -- Returns {-1} and does nothing if the consumer's lease is missing, given up, taken or only one of grace (see sweep); else {1, 1 if watched}.
 -- XACK ignores who owns an entry, so the lease is the fence. Under a live lease an XACK that answers 0 means
 -- that an earlier commit of this consumer landed and its reply was lost: its other half landed with it.
+-- include: ranking
 local group, consumer = ARGV[1], ARGV[2]
 local score = redis.call('ZSCORE', KEYS[3], consumer)
 if not score or tonumber(score) < 2 or tonumber(score) % 1 ~= 0 then
@@ -40,24 +43,95 @@ for source = 1, 2 do
   end
 end
 
+-- Makes a message readable that rests as its fields in JSON; returns its id.
+local function put_again(member)
+  -- Nothing of ours: let it become a dead letter like any other unreadable entry.
+  local fields = decoded(member) or {'unreadable', member}
+  redis.call('XADD', KEYS[2], '*', unpack(fields))
+  for i = 1, #fields, 2 do
+    if fields[i] == 'id' then
+      return fields[i + 1]
+    end
+  end
+end
+
+-- What a tie does with a move: of which kind, with which delay (ms), its argument and its keys.
+local TIES = {
+  -- The argument is the message's id. Its end lets the next one of its key come; KEYS order, ordered.
+  order = function(kind, delay, id, order, ordered)
+    if (kind ~= 'a' and kind ~= 'd') or redis.call('LINDEX', order, 0) ~= id then
+      return
+    end
+    redis.call('LPOP', order)
+    local member, next_id = redis.call('LINDEX', order, 0), nil
+    while member and not next_id do
+      if redis.call('DECR', ordered) <= 0 then
+        redis.call('DEL', ordered)
+      end
+      next_id = put_again(member)
+      if next_id then
+        redis.call('LSET', order, 0, next_id)
+      else
+        redis.call('LPOP', order)
+        member = redis.call('LINDEX', order, 0)
+      end
+    end
+  end,
+  -- The argument is the message's id. Its end lets the same call be sent again; KEYS published.
+  unique = function(kind, delay, id, published)
+    if redis.call('GET', published) ~= id then
+      return
+    end
+    if kind == 'a' or kind == 'd' then
+      redis.call('DEL', published)
+    elseif delay > 0 then
+      -- The time until it is tried again does not count.
+      redis.call('PEXPIRE', published, string.format('%d', redis.call('PTTL', published) + delay))
+    end
+  end,
+}
+local KINDS = {order = {'list', 'string'}, unique = {'string'}}
+
 -- Looked at before the first move: one that fails half-way has been acknowledged and is nowhere.
-for i, kind in pairs(at <= #ARGV and {[2] = 'stream', [4] = 'zset', [5] = 'hash', [6] = 'zset', [7] = 'hash'} or {}) do
+local function wrong(i, kind)
   local found = redis.call('TYPE', KEYS[i]).ok
   if found ~= kind and found ~= 'none' then
     return redis.error_reply('WRONGTYPE ' .. KEYS[i] .. ' is a ' .. found .. ' and should be a ' .. kind)
   end
 end
+for i, kind in pairs(at <= #ARGV and {[2] = 'stream', [4] = 'zset', [5] = 'hash', [6] = 'zset', [7] = 'hash'} or {}) do
+  local problem = wrong(i, kind)
+  if problem then
+    return problem
+  end
+end
+local ties = {}
+for move = at, #ARGV, 7 do
+  if ARGV[move + 6] ~= '' then
+    ties[move] = cjson.decode(ARGV[move + 6])
+    for _, tie in ipairs(ties[move]) do
+      for i, kind in ipairs(KINDS[tie[1]]) do
+        local problem = wrong(tie[i + 2], kind)
+        if problem then
+          return problem
+        end
+      end
+    end
+  end
+end
 
 while at <= #ARGV do
   local kind, source, entry, id = ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2], ARGV[at + 3]
+  local delay = 0
   if redis.call('XACK', KEYS[source], group, entry) == 1 then
     if kind == 'r' then
       local when = ARGV[at + 4]
       local due = string.sub(when, 1, 1) == '@' and string.sub(when, 2) or now + when
+      delay = math.max(0, due - now)
       redis.call('ZADD', KEYS[4], due, ARGV[at + 5])
       redis.call('HDEL', KEYS[5], id .. ' why')
     elseif kind == 'g' then
-      redis.call('XADD', KEYS[2], '*', unpack(cjson.decode(ARGV[at + 5])))
+      put_again(ARGV[at + 5])
     else
       if kind == 'd' then
         redis.call('ZADD', KEYS[6], now, id)
@@ -68,8 +142,15 @@ while at <= #ARGV do
     if removable[source] then
       redis.call('XDEL', KEYS[source], entry)
     end
+    for _, tie in ipairs(ties[at] or {}) do
+      local tied = {}
+      for i = 3, #tie do
+        tied[#tied + 1] = KEYS[tie[i]]
+      end
+      TIES[tie[1]](kind, delay, tie[2], unpack(tied))
+    end
   end
-  at = at + 6
+  at = at + 7
 end
 
 local watched = redis.call('EXISTS', KEYS[8])

@@ -8,6 +8,7 @@
 --       fields. The pairs, and the keys of each:
 --         'in' ms from now, 'at' ms since the epoch: not before that    delayed
 --         'order' (unused): one after the other                        order, ordered
+--         'unique' (unused): not while such a call waits or runs       published
 --         'rank' a channel and what to say there if nothing was there
 --         before: another priority than 5                              ranked
 -- Returns {-1, ids}, or {entries there are, ids} if it is full: then the messages beyond ids were not sent. An id is
@@ -50,12 +51,16 @@ while at <= #ARGV do
   end
   key, at = key + own, at + 3
   local now = said > 0 and now_ms()
-  local due, delayed, order, ordered, ranked, wake = 0, nil, nil, nil, nil, nil
+  local due, delayed, order, ordered, unique, ranked, wake = 0, nil, nil, nil, nil, nil, nil
   for _ = 1, said do
     local what, argument = ARGV[at], ARGV[at + 1]
     if what == 'order' then
       order, ordered = KEYS[key], KEYS[key + 1]
       key = key + 2
+    elseif what == 'unique' then
+      unique = KEYS[key]
+      known = known or redis.call('GET', unique)
+      key = key + 1
     elseif what == 'rank' then
       ranked, wake = KEYS[key], argument
       key = key + 1
@@ -101,6 +106,9 @@ while at <= #ARGV do
         redis.call('RPUSH', order, id)
       end
     end
+  end
+  if unique and not known then
+    missing[#missing + 1] = unique
   end
   for _, name in ipairs(missing) do
     redis.call('SET', name, known or id, 'EX', remember + (comes and math.ceil((due - now) / 1000) or 0))

@@ -224,16 +224,24 @@ REGISTER = [
 ]
 
 
+def renewed(world: World) -> Renewal:
+    """Without the server's time, once that is seen to be right."""
+    before = world.now_ms()
+    found = world.me.renew(world.call)
+    assert before <= found.server_ms <= world.me.time_ms(world.call) <= world.now_ms()
+    return found._replace(server_ms=0)
+
+
 def renew(held: bool, version: int = 0, choice: str | None = None) -> Renewal:
     return Renewal(held, version, choice)
 
 
 RENEW = [
-    Case("a live lease", [seed], lambda w: w.me.renew(w.call), renew(True), {f"{LEASES} me": "+30s"}),
+    Case("a live lease", [seed], renewed, renew(True), {f"{LEASES} me": "+30s"}),
     Case(
         "an expired lease that nobody took",
         [seed, lambda w: w.lease(ME, -60)],
-        lambda w: w.me.renew(w.call),
+        renewed,
         renew(True),
         {f"{LEASES} me": "+30s"},
     ),
@@ -241,23 +249,23 @@ RENEW = [
         Case(
             f"a lease marked {score}",
             [seed, lease(score)],
-            lambda w: w.me.renew(w.call),
+            renewed,
             renew(False),
         )
         for score in (1, 0, -1)
     ),
-    Case("a missing lease", [seed, do("ZREM", LEASES, ME)], lambda w: w.me.renew(w.call), renew(False)),
+    Case("a missing lease", [seed, do("ZREM", LEASES, ME)], renewed, renew(False)),
     Case(
         "brings the operator's choice along",
         [seed, do("HSET", CONTROL, "state", "stopped", "version", 7)],
-        lambda w: w.me.renew(w.call),
+        renewed,
         renew(True, 7, "stopped"),
         {f"{LEASES} me": "+30s"},
     ),
     Case(
         "brings the choice also where the lease is lost",
         [seed, do("HSET", CONTROL, "state", "stopped", "version", 7), do("ZREM", LEASES, ME)],
-        lambda w: w.me.renew(w.call),
+        renewed,
         renew(False, 7, "stopped"),
     ),
 ]

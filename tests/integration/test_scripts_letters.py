@@ -38,7 +38,7 @@ def requeue(*wanted: tuple[str, str, list[str]]) -> Callable[[World], Any]:
     def act(world: World) -> Any:
         arguments: list[Any] = []
         for message, text, fields in wanted:
-            arguments += (message, sha(text), len(fields), *fields)
+            arguments += (message, sha(text), 0, len(fields), *fields)
         return Script("requeue").run(world.call, [DEAD_IDS, LETTERS, AGAIN, DEATHS], arguments)
 
     return act

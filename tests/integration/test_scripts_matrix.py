@@ -135,7 +135,7 @@ SCRIPTS: dict[str, tuple[Callable[[World], Any], dict[str, str]]] = {
     "absolve": (absolve, {}),
     "trim": (lambda world: world.me.trim(world.call, 100), {}),
     "forget": (lambda world: world.me.forget(world.call, 0.5, 10), {"dead": "done"}),
-    "requeue": (letters("requeue", "2", "id", "m1"), {"dead": "again"}),
+    "requeue": (letters("requeue", "0", "2", "id", "m1"), {"dead": "again"}),
     "purge": (letters("purge"), {"dead": "done"}),
 }
 """Script -> the call, and where it moves the message from which states; from all others nowhere."""

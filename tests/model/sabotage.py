@@ -29,7 +29,7 @@ SABOTAGE: dict[str, tuple[str, str, str]] = {
     "trim_groups": ("trim", "for _, group in ipairs(groups) do", "for _, group in ipairs({groups[1]}) do"),
     "trim_pending": ("trim", "if group[6] > 0 then", "if false then"),
     "group_at_0": ("register", "'0', 'MKSTREAM'", "'$', 'MKSTREAM'"),
-    "publish_record": ("publish", "redis.call('SET', name, known or id, 'EX', remember)", ""),
+    "publish_record": ("publish", "for _, name in ipairs(missing) do", "for _, name in ipairs({}) do"),
     "redis_clock": ("promote", "'-inf', now,", "'-inf', '+inf',"),
 }
 
