@@ -139,6 +139,11 @@ def outcomes(message_id: str) -> str:
     return f"ts:{{{message_id}}}:outcomes"
 
 
+def state(message_id: str) -> str:
+    """String with a TTL: what an unfinished message is at, as JSON; and the pub/sub channel that tells of a change."""
+    return f"ts:{{{message_id}}}:state"
+
+
 SUBSCRIPTIONS = "ts:subscriptions"
 """Hash: label of an event or queue → JSON of its stream, group and when a worker last had it."""
 
@@ -169,6 +174,7 @@ _KINDS = {
     "deaths": b"hash",
     "control": b"hash",
     "outcomes": b"hash",
+    "state": b"string",
     "chord": b"hash",
     "watched": b"string",
     "published": b"string",

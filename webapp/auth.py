@@ -58,14 +58,28 @@ def refuse_cross_site(environ: dict[str, Any]) -> None:
     standard). Over plain HTTP to another machine a GET carries neither, so one that comes from a browser
     without them is refused too. What is no browser sends none of them and cannot be made to by a web page.
     """
+    if (
+        not refuse_foreign(environ)
+        and environ["REQUEST_METHOD"] in ("GET", "HEAD")
+        and environ.get("HTTP_USER_AGENT", "").startswith("Mozilla/")
+    ):
+        raise Problem(403, "this browser does not say which site it asks for: use POST")
+
+
+def refuse_foreign(environ: dict[str, Any]) -> bool:
+    """Raises Problem 403 for a request that says it comes from another site; returns whether it says where from.
+
+    Enough for what changes nothing and yet must not be had by everybody, such as a thread for as long as one likes:
+    the ways in which a page can ask another site for that always say so.
+    """
     site = environ.get("HTTP_SEC_FETCH_SITE")
     if site is not None:
         if site not in ("same-origin", "none") or "prefetch" in environ.get("HTTP_SEC_PURPOSE", ""):
             raise Problem(403, "another site may not make a browser change anything here")
-        return
+        return True
     origin = environ.get("HTTP_ORIGIN")
-    if origin is not None:
-        if origin.partition("://")[2].lower() != environ.get("HTTP_HOST", "").lower():
-            raise Problem(403, "requests from another origin may not change anything here")
-    elif environ["REQUEST_METHOD"] in ("GET", "HEAD") and environ.get("HTTP_USER_AGENT", "").startswith("Mozilla/"):
-        raise Problem(403, "this browser does not say which site it asks for: use POST")
+    if origin is None:
+        return False
+    if origin.partition("://")[2].lower() != environ.get("HTTP_HOST", "").lower():
+        raise Problem(403, "requests from another origin may not change anything here")
+    return True

@@ -11,6 +11,7 @@ from flask import Response, request
 
 from taskstream.errors import ResultUnavailable, ValidationError
 from taskstream.logs import engine_logger
+from taskstream.message import MESSAGE_ID
 from taskstream.nearest import suggestion
 from taskstream.results.base import FINAL_STATES, Outcome
 from taskstream.results.record import record
@@ -22,6 +23,7 @@ from .events import check_json, read_body
 from .held import Held
 from .lean import Answer, LeanFlask
 from .prefer import idempotency_key_of, wait_of
+from .streams import END, Now, stream
 from .tracking import track_of
 
 if TYPE_CHECKING:
@@ -94,21 +96,32 @@ class Tasks:
         """The view that tells what became of a call."""
         environ = request.environ
         _refuse_query(environ)
-        handle = self._handle(message_id)
+        _check_id(message_id)
         headers = {"Cache-Control": "no-store"}
-        outcome = self._app.outcomes.read(handle.id)
+        outcome = self._app.outcomes.read(message_id)
         if (outcome is None or outcome.state not in FINAL_STATES) and (wait := wait_of(environ)):
-            outcome = self._wait(handle.id, None, wait, headers) or self._app.outcomes.read(handle.id)
-        if outcome is not None:
-            return _answer(record(outcome), 200, headers)
-        self._app.outcomes.check_reachable(self._app.queues())
-        return _answer({"id": handle.id, "state": "PENDING"}, 200, headers)
+            outcome = self._wait(message_id, None, wait, headers) or self._app.outcomes.read(message_id)
+        return _answer(self._now(message_id, outcome).record, 200, headers)
 
-    def _handle(self, message_id: str) -> Any:
-        try:
-            return self._app.AsyncResult(message_id)
-        except ValidationError:
-            raise Problem(404, f"{message_id[:200]!r} is no id of a message") from None
+    def listen(self, message_id: str) -> Response:
+        """The view that tells what becomes of a call as it happens."""
+        _check_id(message_id)
+        _refuse_query(request.environ)
+        outcomes, queues = self._app.outcomes, self._app.queues()
+        return stream(
+            lambda: self._now(message_id, outcomes.read(message_id)),
+            lambda: outcomes.watching(message_id, queues),
+            self._held,
+        )
+
+    def _now(self, message_id: str, outcome: Outcome | None) -> Now:
+        """What is known of a call whose outcome, as far as there is one, is given."""
+        if outcome is not None:
+            if outcome.state in FINAL_STATES:
+                return Now("result", END, record(outcome))
+            return Now("state", f"{outcome.state}-{outcome.attempts}", record(outcome))
+        self._app.outcomes.check_reachable(self._app.queues())
+        return Now("state", "PENDING", {"id": message_id, "state": "PENDING"})
 
     def _wait(self, message_id: str, queue: str | None, seconds: int, headers: dict[str, str]) -> Outcome | None:
         """The final outcome, if there is one in time; says in ``headers`` whether it was waited for."""
@@ -122,6 +135,12 @@ class Tasks:
                 return None  # of a message that was sent the answer says so; GET has the reason
             headers["Preference-Applied"] = f"wait={seconds}"
             return found
+
+
+def _check_id(message_id: str) -> None:
+    """Raises Problem 404 for what is no id."""
+    if not MESSAGE_ID.fullmatch(message_id):
+        raise Problem(404, f"{message_id[:200]!r} is no id of a message")
 
 
 def _refuse_query(environ: dict[str, Any]) -> None:
@@ -140,3 +159,4 @@ def register(app: LeanFlask, tasks_app: Taskstream, held: Held, max_body_bytes: 
         app.add_exact_rule(f"{PATH}/{name}", f"task.{name}", tasks.sender(task), "POST")
     app.add_url_rule(f"{PATH}/<name>", endpoint="task", view_func=tasks.unknown, methods=["POST"])
     app.add_url_rule(f"{PATH}/<message_id>", endpoint="call", view_func=tasks.look, methods=["GET"])
+    app.add_url_rule(f"{PATH}/<message_id>/events", endpoint="call.events", view_func=tasks.listen, methods=["GET"])

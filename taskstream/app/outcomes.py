@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from taskstream.app import location
@@ -104,6 +105,15 @@ class Outcomes:
                         pending[message_id] = pending.pop(message_id)
                     look += unasked
                     looked = time.monotonic()
+
+    @contextlib.contextmanager
+    def watching(self, message_id: str, queues: Sequence[str]) -> Iterator[threading.Event]:
+        """An event that is set when the message, of one of ``queues``, may have finished or changed its state.
+
+        Look once after entering, and every few seconds: while Redis is away nothing is told.
+        """
+        with self._waiter.waiting(message_id, queues, states=True) as event:
+            yield event
 
     def _final(self, message_id: str) -> Outcome | None:
         outcome = self.read(message_id)

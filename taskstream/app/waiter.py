@@ -74,18 +74,22 @@ class Waiter:
         self._lock = threading.Lock()
         self._events: dict[str, set[threading.Event | Heard]] = {}
         self._queues: set[str] = set()
+        self._followed: dict[bytes, tuple[str, int]] = {}
+        """Channel of a message's state → its id, and how many follow it."""
         self._connection: Any = None  # the client library's connections are not typed
         self._thread: threading.Thread | None = None
         self._closed = threading.Event()
 
     @contextlib.contextmanager
-    def waiting(self, message_id: str, queues: Sequence[str]) -> Iterator[threading.Event]:
+    def waiting(self, message_id: str, queues: Sequence[str], *, states: bool = False) -> Iterator[threading.Event]:
         """An event that is set when the message, of one of ``queues``, may have finished: read the store then.
 
-        Read it once after entering, too: what finished before is not announced again.
+        With ``states`` also when what it is at while it is unfinished may have changed. Read once after entering, too:
+        what was before is not announced again.
         """
         event = threading.Event()
-        with self._registered(event, (message_id,), queues):
+        following = self._following(message_id) if states else contextlib.nullcontext()
+        with self._registered(event, (message_id,), queues), following:
             yield event
 
     @contextlib.contextmanager
@@ -127,13 +131,36 @@ class Waiter:
         new = [queue for queue in queues if queue not in self._queues]
         if new:
             self._queues.update(new)
-            if self._connection is not None:
-                with contextlib.suppress(redis.RedisError, OSError):  # the thread sees it too, and reconnects
-                    self._connection.send_command("SUBSCRIBE", *map(keys.done_channel, new))
+            self._say("SUBSCRIBE", *map(keys.done_channel, new))
         if self._thread is None and not self._closed.is_set():
             self._thread = threading.Thread(target=self._run, name="taskstream-results", daemon=True)
             _at_exit(self)
             self._thread.start()
+
+    @contextlib.contextmanager
+    def _following(self, message_id: str) -> Iterator[None]:
+        """Listen to changes of the message's state."""
+        channel = keys.state(message_id)
+        with self._lock:
+            _, count = self._followed.get(channel.encode(), ("", 0))
+            self._followed[channel.encode()] = (message_id, count + 1)
+            if not count:
+                self._say("SUBSCRIBE", channel)
+        try:
+            yield
+        finally:
+            with self._lock:
+                _, count = self._followed.pop(channel.encode())
+                if count > 1:
+                    self._followed[channel.encode()] = (message_id, count - 1)
+                else:
+                    self._say("UNSUBSCRIBE", channel)
+
+    def _say(self, *command: str) -> None:
+        """Send a command, where there is a connection; a new one begins with all that is listened to. Lock held."""
+        if self._connection is not None:
+            with contextlib.suppress(redis.RedisError, OSError):  # the thread sees it too, and reconnects
+                self._connection.send_command(*command)
 
     def _run(self) -> None:
         while not self._closed.is_set():
@@ -157,7 +184,7 @@ class Waiter:
         connection.connect()
         with self._lock:
             self._connection = connection
-            connection.send_command("SUBSCRIBE", *map(keys.done_channel, self._queues))
+            connection.send_command("SUBSCRIBE", *map(keys.done_channel, self._queues), *self._followed)
         heard = needed = time.monotonic()
         watched = float("-inf")
         while not self._closed.is_set():
@@ -170,6 +197,10 @@ class Waiter:
                 needed = now
             elif now - needed > LINGER_S and self._retire():
                 return
+            followed = self._followed.get(reply[1]) if isinstance(reply, list) and len(reply) > 1 else None
+            if followed is not None:
+                self._wake([followed[0]])  # of a confirmation too: what changed before it was not heard
+                reply = True
             confirmed = isinstance(reply, list) and reply[0] == b"subscribe"
             if confirmed or now - watched > RENEW_S:
                 self._broker.watch(sorted(self._queues), WATCH_S)

@@ -33,6 +33,16 @@ def document_of(loaded: Loaded) -> dict[str, Any]:
     return document(loaded)
 
 
+def document_for(target: Target) -> dict[str, Any]:
+    """The OpenAPI document of an app's tasks or of configured events, whose code is loaded. Raises ConfigError."""
+    if target.app is None:
+        return document_of(load(target))
+    from taskstream.app.loading import load_app
+    from taskstream.openapi import document
+
+    return document(None, load_app(target.app))
+
+
 def dump(document: dict[str, Any]) -> bytes:
     """As it stands in a file: indented, with a line end."""
     return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"

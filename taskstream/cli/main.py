@@ -34,6 +34,7 @@ COMMANDS = {
     "run": Entry("Run", "taskstream.cli.dev:run", "Web server and worker pool for one box."),
     "worker": Entry("Run", "taskstream.cli.worker:worker", "A worker pool."),
     "web": Entry("Run", "taskstream.cli.web:web", "The web server."),
+    "call": Entry("Call", "taskstream.cli.call:call", "Send a call of a task, and wait for its result."),
     "queues": Entry("Look", "taskstream.cli.inspect:queues", "Streams, queues and their groups: what waits where."),
     "workers": Entry("Look", "taskstream.cli.inspect:workers", "The live worker processes."),
     "result": Entry("Look", "taskstream.cli.inspect:result", "What became of a message."),

@@ -1,4 +1,4 @@
-"""``taskstream openapi``: the OpenAPI document of an event app, as a file and compared with one."""
+"""``taskstream openapi``: the OpenAPI document of event apps or tasks, as a file and compared with one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from taskstream.cli.target import config_files_option, need_target
+from taskstream.cli.target import need_target, target_options
 from taskstream.whole_file import write_whole
 
 DONE, FAILED = 0, 1
@@ -25,13 +25,13 @@ def openapi() -> None:
 
 
 @openapi.command()
-@config_files_option
+@target_options
 @output_option
-def create(config_files: str | None, output_file: Path) -> int:
-    """Write the OpenAPI 3 document of the configured events."""
-    from taskstream.cli.apidoc import document_of, dump, load
+def create(app: str | None, config_files: str | None, output_file: Path) -> int:
+    """Write the OpenAPI 3 document of an app's tasks, or of the configured events."""
+    from taskstream.cli.apidoc import document_for, dump
 
-    document = document_of(load(need_target(None, config_files)))
+    document = document_for(need_target(app, config_files))
     write_whole(output_file.resolve(), dump(document))
     _print_info(document)
     click.echo(f"Written to {output_file}")
@@ -39,15 +39,15 @@ def create(config_files: str | None, output_file: Path) -> int:
 
 
 @openapi.command()
-@config_files_option
+@target_options
 @output_option
-def diff(config_files: str | None, output_file: Path) -> int:
+def diff(app: str | None, config_files: str | None, output_file: Path) -> int:
     """List what differs between the document's file and the code. Exit status 1 if anything does."""
-    from taskstream.cli.apidoc import differences, document_of, load, read
+    from taskstream.cli.apidoc import differences, document_for, read
 
-    target = need_target(None, config_files)
+    target = need_target(app, config_files)
     on_file = read(output_file)
-    document = document_of(load(target))
+    document = document_for(target)
     _print_info(document)
     found = differences(on_file, document)
     for line in found:

@@ -116,6 +116,7 @@ def add_tasks(spec: APISpec, schemas: Schemas, app: Taskstream) -> None:
         spec.components.schema(arguments, _by_name(task.parameters, schemas))
         spec.path(f"{PATH}/{name}", operations={"post": _send(name, task, arguments)})
     spec.path(f"{PATH}/{{id}}", operations={"get": _look()})
+    spec.path(f"{PATH}/{{id}}/events", operations={"get": _listen()})
 
 
 def _by_name(parameters: Sequence[Parameter], schemas: Schemas) -> dict[str, Any]:
@@ -202,4 +203,23 @@ def _look() -> dict[str, Any]:
         "description": "An id that nothing is known of is PENDING.",
         "parameters": [_ID_IN_PATH, _PREFER],
         "responses": {"200": {"description": "as it is now", "content": call}, "default": problem()},
+    }
+
+
+def _listen() -> dict[str, Any]:
+    stream = {"text/event-stream": {"schema": {"type": "string"}}}
+    return {
+        "operationId": "tasks.listen",
+        "tags": [TAG],
+        "summary": "What becomes of a call, as it happens",
+        "description": (
+            "Server-sent events `state`, `progress` and `result`, each with what the call's own path would answer. "
+            "The last one is `result`."
+        ),
+        "parameters": [_ID_IN_PATH],
+        "responses": {
+            "200": {"description": "events until the call has ended", "content": stream},
+            "204": {"description": "the client has seen the last event (Last-Event-ID)"},
+            "default": problem(),
+        },
     }
