@@ -53,8 +53,8 @@ class ServerConfig:
 class StreamSettings:
     """A STREAM event's ``config.stream``; None where the file says nothing.
 
-    Seconds: ``timeout``, ``hard_timeout``, ``retry_backoff``, ``delay_auto_start``. Milliseconds: ``step_delay``
-    between two steps of one message, ``throttle_ms`` between two batches.
+    Seconds: ``timeout``, ``hard_timeout``, ``retry_backoff``, ``delay_auto_start``, ``retention`` (of what is done; 0:
+    none is kept). Milliseconds: ``step_delay`` between two steps of one message, ``throttle_ms`` between two batches.
     """
 
     timeout: float | None = None
@@ -67,6 +67,7 @@ class StreamSettings:
     throttle_ms: float = 0.0
     concurrency: int | None = None
     delay_auto_start: float = 0.0
+    retention: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

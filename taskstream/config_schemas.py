@@ -129,6 +129,7 @@ class StreamSection(Section):
     throttle_ms = fields.Float(validate=_at_least(0))
     concurrency = fields.Integer(validate=_at_least(1))
     delay_auto_start = fields.Float(validate=_at_least(0))
+    retention = Duration()
 
     @ma.validates_schema
     def one_after_the_other(self, data: Any, **kwargs: Any) -> None:

@@ -129,7 +129,7 @@ class Subscription:
     ``concurrency`` and ``batch_size`` bound one worker process, ``throttle`` (s) is the least time between
     two batches, ``delay_auto_start`` (s) holds consumption back after the worker started. ``auto_start``
     is whether it consumes while nobody chose otherwise through the control channel. ``dead_retention`` (s) is
-    how long its dead letters are kept.
+    how long its dead letters are kept; ``retention`` (s) how long what is done stays in the stream, 0 not at all.
     """
 
     label: str
@@ -143,6 +143,7 @@ class Subscription:
     delay_auto_start: float = 0.0
     auto_start: bool = True
     dead_retention: float = DEAD_RETENTION_S
+    retention: float = 0.0
 
     @property
     def all_handlers(self) -> tuple[Handler, ...]:

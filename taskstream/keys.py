@@ -73,6 +73,11 @@ def control(stream: str, group: str) -> str:
     return f"ts:{{{stream}}}:control:{group}"
 
 
+def retention(stream: str) -> str:
+    """Hash with a TTL: group → how long (ms) it wants what is done to stay in the stream, where it wants that."""
+    return f"ts:{{{stream}}}:retention"
+
+
 def watched(stream: str) -> str:
     """String with a TTL that exists while somebody waits for results of this stream."""
     return f"ts:{{{stream}}}:watched"
@@ -173,6 +178,7 @@ _KINDS = {
     "letters": b"hash",
     "deaths": b"hash",
     "control": b"hash",
+    "retention": b"hash",
     "outcomes": b"hash",
     "state": b"string",
     "chord": b"hash",

@@ -52,13 +52,18 @@ ROOT_HEADER = f"{OWN_HEADERS}root"
 GROUP_HEADER = f"{OWN_HEADERS}group"
 """Id of the group that the message belongs to."""
 
+REPLAY_HEADER = f"{OWN_HEADERS}replay"
+"""Which replay runs the message again: what it publishes then is not what it published before."""
+
 ORDER_HEADER = f"{OWN_HEADERS}order"
 """The ordering key of a message: its end lets the next one of that key run."""
 
 UNIQUE_HEADER = f"{OWN_HEADERS}unique"
 """Which call of a unique task a message is: its end lets that be sent again."""
 
-PLACE_HEADERS = frozenset({THEN_HEADER, PARENT_HEADER, ROOT_HEADER, GROUP_HEADER, ORDER_HEADER, UNIQUE_HEADER})
+PLACE_HEADERS = frozenset(
+    {THEN_HEADER, PARENT_HEADER, ROOT_HEADER, GROUP_HEADER, ORDER_HEADER, UNIQUE_HEADER, REPLAY_HEADER}
+)
 """Those of Taskstream's own that say where a message belongs; it keeps them when it is requeued."""
 
 PRIORITIES = range(10)

@@ -281,7 +281,8 @@ class Consumer:
         """Register under a name that was never used."""
         self._retire()
         name = f"{self.around.worker}.{secrets.token_hex(4)}"
-        group = ConsumerGroup(self.subscription.stream, self.subscription.group, name, self.around.lease_ms)
+        to = self.subscription
+        group = ConsumerGroup(to.stream, to.group, name, self.around.lease_ms, int(to.retention * 1000))
         Consumer._numbers += 1
         sent = boottime()
         membership = Membership(self, group, Consumer._numbers, sent + self.around.lease_ms / 1000)

@@ -56,6 +56,7 @@ class Taskstream(Registry):
     path is then relative to the working folder). Thread-safe.
 
     ``max_length``: a queue with so many entries, waiting or in the hands of workers, takes no more: QueueFull.
+    ``retention``: how long what is done stays in the queues, for ``taskstream replay``; None: not at all. Not both.
 
     ``outbox``: ``file://FOLDER``, a folder of this host (relative like results) whose file keeps messages while Redis
     takes none, and from which they are sent, in order and once, when it does again.
@@ -75,6 +76,7 @@ class Taskstream(Registry):
         result_retention: float | str = DEFAULT_RETENTION_S,
         result_fsync: str = "commit",
         max_length: int | None = None,
+        retention: float | str | None = None,
         outbox: str | None = None,
         middleware: Iterable[Middleware] = (),
     ) -> None:
@@ -87,6 +89,11 @@ class Taskstream(Registry):
         self.name: str = check_name("app", name)
         self.max_length = max_length
         self._dead_retention = _duration(name, "dead_retention", dead_retention)
+        self._retention = 0.0 if retention is None else _duration(name, "retention", retention)
+        if self._retention and max_length is not None:
+            raise ConfigError(
+                f"Taskstream({name!r}): max_length counts what retention keeps in a queue, too: leave one of them out"
+            )
         self._result_retention = _duration(name, "result_retention", result_retention)
         if result_fsync not in FSYNC_POLICIES:
             raise ConfigError(
@@ -317,6 +324,7 @@ class Taskstream(Registry):
                 group=QUEUE_GROUP,
                 handlers=handlers,
                 dead_retention=self._dead_retention,
+                retention=self._retention,
             )
             for queue in dict.fromkeys(self.queues() if queues is None else queues)
         ]

@@ -140,7 +140,9 @@ class Batch:
 class ConsumerGroup:
     """One consumer of one group of one stream, for the life of that consumer's name."""
 
-    def __init__(self, stream: str, group: str, consumer: str, lease_ms: int) -> None:
+    def __init__(self, stream: str, group: str, consumer: str, lease_ms: int, retention_ms: int = 0) -> None:
+        """``retention_ms``: how long what is done stays in the streams, 0 not at all."""
+        self.retention_ms = retention_ms
         self.stream = stream
         self.group = group
         self.consumer = consumer
@@ -227,6 +229,7 @@ class ConsumerGroup:
                 finished_ids,
                 len(batch.main_acks),
                 len(batch.again_acks),
+                "1" if self.retention_ms else "",
                 *batch.main_acks,
                 *batch.again_acks,
                 *batch.moves,
@@ -350,8 +353,9 @@ class ConsumerGroup:
         return int(moved), None if wait < 0 else int(wait)
 
     def trim(self, call: Call, limit: int) -> int:
-        """Remove what every group of the stream is through with, about ``limit`` entries a call."""
-        return int(_TRIM.run(call, [self.stream], [limit])[0])
+        """Remove what every group of the stream is through with and none keeps, about ``limit`` entries a call."""
+        places = [*self._streams, keys.retention(self.stream)]
+        return int(_TRIM.run(call, places, [limit, self.group, self.retention_ms])[0])
 
     def forget(self, call: Call, retention_s: float, limit: int) -> int:
         """Delete at most ``limit`` dead letters older than ``retention_s``; return how many."""

@@ -40,6 +40,7 @@ COMMANDS = {
     "result": Entry("Look", "taskstream.cli.inspect:result", "What became of a message."),
     "doctor": Entry("Look", "taskstream.cli.doctor:doctor", "Look broker and results over for what will hurt."),
     "dead": Entry("Steer", "taskstream.cli.dead:dead", "Dead letters: look at them, requeue or purge them."),
+    "replay": Entry("Steer", "taskstream.cli.replay:replay", "Run again what was done, as far back as it is kept."),
     "control": Entry("Steer", "taskstream.cli.control:control", "Stop and start consumption, ask workers."),
     "outbox": Entry("Steer", "taskstream.cli.outbox:outbox", "Messages that wait here for Redis: list and send them."),
     "openapi": Entry("Document", "taskstream.cli.openapi:openapi", "The OpenAPI document: make it, compare it."),

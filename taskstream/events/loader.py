@@ -61,6 +61,7 @@ def load(config_files: str | Path | Iterable[str | Path], run_async: RunAsync) -
             else:
                 requests.append(RequestEvent(app, event, module, run_async))
     _check_groups(streams)
+    _check_limits(requests, streams)
     return Loaded(server, apps, requests, streams)
 
 
@@ -73,6 +74,19 @@ def _check_groups(streams: list[StreamEvent]) -> None:
             raise ConfigError(
                 f"events {other.label} and {event.label} share consumer group {event.group!r} of stream "
                 f"{event.stream!r}, so each would miss messages: give each a consumer_group of its own"
+            )
+
+
+def _check_limits(requests: list[RequestEvent], streams: list[StreamEvent]) -> None:
+    """What is kept would count as if it waited, and the stream be full for as long."""
+    keep = {event.stream: event for event in streams if event.settings.retention}
+    writers: list[RequestEvent | StreamEvent] = [*requests, *streams]
+    for writer in writers:
+        keeper = keep.get(writer.write_stream or "")
+        if keeper is not None and writer.max_length is not None:
+            raise ConfigError(
+                f"stream {keeper.stream!r} cannot have both: the retention that event {keeper.label} wants, and the "
+                f"max_length that event {writer.label} gives it, which counts what is kept: leave one of them out"
             )
 
 

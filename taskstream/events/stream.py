@@ -15,7 +15,7 @@ from taskstream.events.chain import Chain, RunAsync, Step, members
 from taskstream.events.module import EventModule, Starter, check_type
 from taskstream.events.request import message_of, own_json
 from taskstream.handler import Handler, Settings, Subscription, Successor, no_successors
-from taskstream.message import Delivery, derived_id, handed_on
+from taskstream.message import REPLAY_HEADER, Delivery, derived_id, handed_on
 
 _TRACK = ("request_id", "operation_id", "request_ts")
 
@@ -74,6 +74,7 @@ class StreamEvent:
             throttle=settings.throttle_ms / 1000,
             delay_auto_start=settings.delay_auto_start,
             auto_start=auto_start,
+            retention=settings.retention,
         )
 
     def run(self, delivery: Delivery) -> Any:
@@ -96,12 +97,18 @@ class StreamEvent:
         return self._chain.run(value, self._context.follow(track, info))
 
     def successors(self, delivery: Delivery, value: object) -> tuple[Successor, ...]:
-        """The message for the next stage. Its id is derived, so that a repeated run publishes it once."""
+        """The message for the next stage. Its id is derived, so that a repeated run publishes it once.
+
+        A replay is to publish it anew.
+        """
         if value is None:
             return ()
         assert self.write_stream is not None
         parent = delivery.message
-        message_id = derived_id(parent.id, f"{self.label}:{delivery.group}")
+        step = f"{self.label}:{delivery.group}"
+        if parent.headers and REPLAY_HEADER in parent.headers:
+            step = f"{step}:{parent.headers[REPLAY_HEADER]}"
+        message_id = derived_id(parent.id, step)
         message = message_of(self.label, value, handed_on(parent.headers), message_id)
         return (Successor(self.write_stream, message, self.max_length),)
 

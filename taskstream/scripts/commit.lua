@@ -3,7 +3,8 @@
 -- message the next one of its ordering key: waiting for its turn -> waiting.
 -- KEYS  1 stream  2 again  3 leases  4 delayed  5 deaths  6 dead  7 letters  8 watched  then those of ties
 -- ARGV  1 group  2 consumer  3 channel for finished ids  4 finished ids, separated by spaces, or ''
---       5 n acks of the stream  6 n acks of again  then those entry ids, then moves of seven:
+--       5 n acks of the stream  6 n acks of again  7 '1' if what is done is kept for a while (trim ends that), else ''
+--       then those entry ids, then moves of seven:
 --       kind, 1|2 stream or again, entry id, message id, a, b, ties
 --         'a' ack                     a, b unused
 --         'r' retry                   a delay (ms) or '@' and the time (ms), b fields as JSON
@@ -25,14 +26,14 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 -- An entry of the stream may go as soon as it is done if this group is the only one; seen here, inside the
 -- script, because a group created between a check and the removal would find nothing.
-local removable = {false, true}
-local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
+local removable = {false, ARGV[7] == ''}
+local groups = removable[2] and redis.pcall('XINFO', 'GROUPS', KEYS[1]) or {}
 if not groups.err and #groups == 1 and groups[1][2] == group then
   removable[1] = true
 end
 
 local n = {tonumber(ARGV[5]), tonumber(ARGV[6])}
-local at = 7
+local at = 8
 for source = 1, 2 do
   if n[source] > 0 then
     redis.call('XACK', KEYS[source], group, unpack(ARGV, at, at + n[source] - 1))

@@ -338,6 +338,10 @@ def test_how_long_results_and_dead_letters_are_kept(monkeypatch: pytest.MonkeyPa
         assert app.results is None
     assert [(one["retention"], one["fsync"]) for one in opened] == [(7 * 86400.0, "commit"), (90.0, "checkpoint")]
     assert [app.subscriptions()[0].dead_retention for app in (plain, short)] == [30 * 86400.0, 36 * 3600.0]
+    assert plain.subscriptions()[0].retention == 0
+    assert Taskstream("kept", retention="2h")._retention == 7200
+    with pytest.raises(ConfigError, match="max_length counts what retention keeps"):
+        Taskstream("kept", retention="2h", max_length=100)
 
 
 @pytest.mark.parametrize(
@@ -345,6 +349,7 @@ def test_how_long_results_and_dead_letters_are_kept(monkeypatch: pytest.MonkeyPa
     [
         ("dead_retention", "soon"),
         ("dead_retention", 0),
+        ("retention", "never"),
         ("result_retention", None),
         ("result_retention", float("inf")),
         ("result_fsync", "never"),

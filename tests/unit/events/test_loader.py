@@ -121,6 +121,14 @@ def test_two_events_in_one_group_are_refused(make_app: MakeApp) -> None:
         make_app({"one": STEP, "two": STEP}, {"one": STREAM, "two": STREAM})
 
 
+def test_what_is_kept_cannot_be_limited(make_app: MakeApp) -> None:
+    keeps = {**STREAM, "config": {"stream": {"retention": "2h"}}}
+    assert make_app({"a": STEP}, {"a": keeps}).subscriptions(True)[0].retention == 7200
+    writer = {"type": "POST", "write_stream": {"name": "out", "max_length": 5}}
+    with pytest.raises(ConfigError, match="stream 'out' cannot have both: the retention that event"):
+        make_app({"a": STEP, "b": STEP}, {"a": keeps, "b": writer})
+
+
 def test_no_file_is_named() -> None:
     with pytest.raises(ConfigError, match="--config-files"):
         load("", lambda coroutine: None)

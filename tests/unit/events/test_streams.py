@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from taskstream.errors import InvalidMessage
@@ -102,6 +103,19 @@ def test_the_next_stage_gets_what_was_returned(make_app: MakeApp) -> None:
     # A repeated run publishes the same id; another message another one.
     assert handler.successors(parent, value)[0].message.id == first.message.id
     assert handler.successors(delivery("In", b"{}"), value)[0].message.id != first.message.id
+
+
+def test_a_replay_publishes_anew(make_app: MakeApp) -> None:
+    """Within a replay, and its retries, the id is one; another replay and the first run have others."""
+    handler = handler_of(make_app({"work": STEP}, {"work": {**STREAM, "write_stream": {"name": "next"}}}))
+    original, found = delivery("In", b'{"text": "ab"}', TRACK), []
+    for headers in (TRACK, {**TRACK, "ts-replay": "x"}, {**TRACK, "ts-replay": "x"}, {**TRACK, "ts-replay": "y"}):
+        message = msgspec.structs.replace(original.message, headers=headers)
+        parent = msgspec.structs.replace(original, message=message)
+        (next_one,) = handler.successors(parent, handler.run(parent))
+        assert next_one.message.headers == TRACK
+        found.append(next_one.message.id)
+    assert found[1] == found[2] and len(set(found)) == 3
 
 
 def test_the_next_stage_gets_nothing_that_concerns_this_message_alone(make_app: MakeApp) -> None:
