@@ -48,7 +48,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """What a group has not done: entries by source, up to where it has read each, and ids of messages."""
+    """What a group has yet to do: entries by source, up to where it has read each, and ids of messages."""
 
     read_to: dict[bool, tuple[int, int]]
     held: set[tuple[bool, str]]
@@ -66,7 +66,7 @@ class Replay:
         self, broker: Publisher, stream: str, group: str, *, since_ms: int, until_ms: int, now_ms: int
     ) -> None:
         self._broker = broker
-        self._delayed = keys.delayed(stream, group)
+        self._resting = [keys.ranked(stream, group), keys.delayed(stream, group)]
         self._group = group
         self._sources = {False: stream, True: keys.again(stream, group)}
         self._letters = keys.letters(stream, group)
@@ -153,16 +153,22 @@ class Replay:
                     ids |= {_id_of(fields) for _, fields in self._broker.call("XRANGE", stream, entry, entry)}
                 for rows in self._pages(stream, _place(last)[0], math.inf):
                     ids |= {_id_of(fields) for entry, fields in rows if _place(entry) > _place(last)}
+        for resting in self._resting:
+            ids |= set(self._members(resting))
+        return Unfinished(read_to, held, ids - {""})
+
+    def _members(self, resting: str) -> Iterator[str]:
+        """Ids of the messages in a sorted set."""
         cursor = b"0"
         while True:
-            cursor, flat = self._broker.call("ZSCAN", self._delayed, cursor, "COUNT", SCAN_PIECE)
+            cursor, flat = self._broker.call("ZSCAN", resting, cursor, "COUNT", SCAN_PIECE)
             for member in flat[::2]:
                 try:
-                    ids.add(from_fields_json(member).id)
+                    yield from_fields_json(member).id
                 except InvalidMessage:
                     continue
             if cursor == b"0":
-                return Unfinished(read_to, held, ids - {""})
+                return
 
     def _last_delivered(self, stream: str) -> bytes | None:
         for row in self._groups(stream):

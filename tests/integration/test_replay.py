@@ -133,6 +133,15 @@ def test_what_never_was_in_the_common_stream_is_kept_and_replayed_too(broker: Br
     assert member.replay() == ["later"]
 
 
+@pytest.mark.parametrize("waits_in", [keys.ranked, keys.delayed])
+def test_what_waits_outside_of_the_streams_is_not_replayed(broker: Broker, waits_in: Callable[..., str]) -> None:
+    member = Member(broker, "taskstream")
+    publish(broker, "a", "b")
+    member.ack(*member.read())
+    broker.call("ZADD", waits_in(S, "taskstream"), 1, fields_json(Message("a", "Order", b"{}", attempt=2)))
+    assert member.replay() == ["b"]
+
+
 def test_a_message_is_replayed_once_however_often_it_was_tried(broker: Broker) -> None:
     member = Member(broker, "taskstream")
     publish(broker, "a")
