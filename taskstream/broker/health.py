@@ -148,6 +148,7 @@ def _probes(stream: str, group: str) -> list[tuple[Any, ...]]:
         ("ZREM", zset, "m"),
         ("ZRANGE", zset, 0, 0),
         ("ZRANGEBYSCORE", zset, 0, 0),
+        ("ZREVRANGEBYSCORE", zset, 0, 0),
         ("ZREMRANGEBYSCORE", zset, 0, 0),
         ("ZCARD", zset),
         ("ZCOUNT", zset, 0, 0),
