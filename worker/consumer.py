@@ -166,6 +166,12 @@ class Consumer:
             self.release_slot()
             self.acker.put(job)
 
+    def put_off(self, job: Job, seconds: float) -> None:
+        """A job that was read and is to be read again, here or elsewhere, in ``seconds``."""
+        outcomes.postpone(job, seconds)
+        self.release_slot()
+        self.acker.put(job)
+
     def unblock(self) -> None:
         """Bring the reader back from the server. It may be about to block, so ask until it is out."""
         backoff = Backoff(0.005, 0.1)
@@ -188,6 +194,11 @@ class Consumer:
                 with contextlib.suppress(TaskstreamError):  # such a broker ends the read itself
                     self.around.broker.call("CLIENT", "UNBLOCK", self._client_id)
             gevent.sleep(backoff.next())
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it was told to end with its process."""
+        return self._stopping
 
     @property
     def held(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import random
 import time
 from collections.abc import Callable, Sequence
 
@@ -33,6 +34,12 @@ WATCH_S = 0.05
 COMMIT_S = 5.0
 """How long a suspect that runs alone waits for the commits of others, and others for its own. The next stage may be
 full, and what makes room in it waits here, too."""
+
+OTHERS_MOST_S = 10.0
+"""After a suspect everything else has a process for as long as that one took, at most this long."""
+
+SPREAD_S = 0.2
+"""Suspects that are put off together come back within so long."""
 
 
 class Executor:
@@ -64,6 +71,8 @@ class Executor:
         self._known: dict[int, Known] = {}  # by identity: hashing a handler costs more than running a small one
         self._starting = RLock()
         self._timed = 0
+        self._others_until = 0.0
+        """Boottime (s) before which no suspect runs alone here."""
         self._suspect: Job | None = None
         """Waits for nothing else to run."""
         self.closed = False
@@ -132,7 +141,7 @@ class Executor:
                     # Another process may have time for it; here it could wait as long as the longest message takes.
                     job.membership.consumer.give_back([job])
                 elif job.delivery.deaths and on_last_chance(job):
-                    self._run_alone(lane, job)
+                    self._try_alone(lane, job)
                 else:
                     self._run_job(lane, job)
             except BaseException as error:
@@ -147,6 +156,17 @@ class Executor:
             self._end(lane, job)
         elif job.lane is None and not job.handed:
             job.membership.consumer.give_back([job])
+
+    def _try_alone(self, lane: Lane, job: Job) -> None:
+        """Run a suspect alone, unless the last one has cost the others more time than they had since."""
+        closed_s = self._others_until - boottime()
+        if closed_s > 0:
+            # Where machines die often most messages in work are suspects, and one by one they would stop all the rest.
+            job.membership.consumer.put_off(job, closed_s + random.uniform(0.0, SPREAD_S))
+            return
+        began = boottime()
+        self._run_alone(lane, job)
+        self._others_until = boottime() + min(boottime() - began, OTHERS_MOST_S)
 
     def _run_alone(self, lane: Lane, job: Job) -> None:
         """One more death would make it poison: with nothing beside it, so that only the guilty is found so."""
@@ -174,9 +194,14 @@ class Executor:
     def _run_job(self, lane: Lane, job: Job) -> None:
         membership = job.membership
         consumer = membership.consumer
-        if membership.lost or (boottime() >= membership.deadline and not membership.wait_until_sure()):
-            consumer.release_slot()
-            return
+        if membership.lost or boottime() >= membership.deadline:
+            if not membership.wait_until_sure():
+                consumer.release_slot()
+                return
+            if consumer.stopping:
+                # It was told to while this waited, and counts what runs: this would be cut off and run again.
+                consumer.give_back([job])
+                return
         if job.expires_ms is not None and intake.expired(job, consumer.around.clock):
             # It waited here behind a handler that let nothing else run.
             outcomes.expire(job, self._worker, self._keep)

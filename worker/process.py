@@ -45,7 +45,11 @@ INTERRUPT_S = 1.0
 """How long an interrupted handler gets to end before its message is given back all the same."""
 
 FINISH_S = 5.0
-"""How long the last commits may take."""
+"""How long signing off may take, and the last commits of one that is to end at once."""
+
+COMMITS_S = 11.0
+"""How long the last commits may take: a second try is in it where the connection of the first is dead without saying so
+(READ_TIMEOUT_S), for what is not committed runs again."""
 
 PLACE_S = 2.0
 """How soon others are told that the folder of results was replaced."""
@@ -298,7 +302,7 @@ class WorkerProcess:
         deadline = None
         while not all(consumer.acker.idle for consumer in self._consumers):
             if self._grace_ends is not None:
-                deadline = deadline or boottime() + FINISH_S
+                deadline = deadline or boottime() + (FINISH_S if self._now.is_set() else COMMITS_S)
                 if self._out_of_time if self._around.paused is not None else boottime() >= deadline:
                     break
             gevent.sleep(0.005)
