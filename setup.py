@@ -35,6 +35,7 @@ def packages() -> list[str]:
 INSTALL_REQUIRES = [
     "apispec>=6.10",
     "click>=8.1",
+    "cronsim>=2.7",
     "flask>=3.1",
     "flask-swagger-ui>=5.21",  # carries Swagger UI, so that the documents need no network
     "gevent>=25.9",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from taskstream.limits import Limit
 from taskstream.message import Delivery, Message, encode_json
 from taskstream.middleware import RETRIES, Middleware
 
@@ -105,7 +106,7 @@ class Handler:
     the first message. ``successors(delivery, value)`` names what to publish before the message is
     acknowledged. ``name`` is what logs, results and metrics call it; ``app`` and ``version`` go into log lines.
     ``log_done_at`` is the level (``logging.INFO`` …) of its START and DONE lines. ``middleware`` are the hooks of its
-    runs, in order.
+    runs, in order; ``limit`` how often and how many at once they may be over all workers.
     """
 
     name: str
@@ -118,6 +119,7 @@ class Handler:
     start: Callable[[], None] | None = None
     successors: Callable[[Delivery, object], tuple[Follower, ...]] = no_successors
     middleware: tuple[Middleware, ...] = (RETRIES,)
+    limit: Limit | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,6 +139,34 @@ def ordered(stream: str) -> str:
     return f"ts:{{{stream}}}:ordered"
 
 
+def slots(stream: str, limit: str) -> str:
+    """Hash: id of a message that has a slot of a concurrency limit → ``1`` (stream) or ``2`` (again), and its entry id.
+
+    ``limit`` is the name of the limit (taskstream.limits). Emptied as they end; with a TTL for accidents.
+    """
+    return f"ts:{{{stream}}}:slots:{limit}"
+
+
+def parked(stream: str, limit: str) -> str:
+    """List: messages that wait for a slot, each as a JSON array of fields. There while there are some."""
+    return f"ts:{{{stream}}}:parked:{limit}"
+
+
+def parking(stream: str) -> str:
+    """Hash: name of a limit for which messages are parked → how many slots it has. There while there are some."""
+    return f"ts:{{{stream}}}:parking"
+
+
+def rate(stream: str, limit: str) -> str:
+    """Hash with a TTL: ``last`` start and ``tail``, the next time that nobody was told (us since the epoch)."""
+    return f"ts:{{{stream}}}:rate:{limit}"
+
+
+def ticks(stream: str) -> str:
+    """Hash: name of a schedule of periodic tasks → its latest tick, and when it was last asked for (both ms)."""
+    return f"ts:{{{stream}}}:ticks"
+
+
 def outcomes(message_id: str) -> str:
     """Hash with a TTL: group → delivery number and outcome of this message, in the Redis result store."""
     return f"ts:{{{message_id}}}:outcomes"
@@ -186,6 +214,11 @@ _KINDS = {
     "published": b"string",
     "order": b"list",
     "ordered": b"string",
+    "slots": b"hash",
+    "parked": b"list",
+    "parking": b"hash",
+    "rate": b"hash",
+    "ticks": b"hash",
 }
 
 

@@ -66,6 +66,9 @@ PLACE_HEADERS = frozenset(
 )
 """Those of Taskstream's own that say where a message belongs; it keeps them when it is requeued."""
 
+ADMITTED_HEADER = f"{OWN_HEADERS}admitted"
+"""When a message of a limited task was told to come (us since the epoch, as text): it is asked for once."""
+
 PRIORITIES = range(10)
 PRIORITY = 5
 """The priority of a message that says none; 0 comes first."""

@@ -137,7 +137,20 @@ def _immortal_keys(client: redis.Redis) -> list[str]:
     Work and what operators chose may stay: streams (their data and groups), delayed messages, those that wait for
     their turn, dead letters, leases and the registry, which are emptied by what they count.
     """
-    work = ("delayed", "ranked", "dead", "letters", "deaths", "leases", "control", "order", "ordered")
+    work = (
+        "delayed",
+        "ranked",
+        "dead",
+        "letters",
+        "deaths",
+        "leases",
+        "control",
+        "order",
+        "ordered",
+        "parked",
+        "parking",
+        "ticks",
+    )
     found = []
     for key in client.scan_iter(count=1000):
         name = key.decode(errors="replace")

@@ -68,7 +68,9 @@ class World:
                     found[f"{name} {_steady(member.decode(), now)}"] = clock(float(score), now)
             elif kind == b"hash":
                 flat = self.call("HGETALL", key)
-                found |= {f"{name} {k.decode()}": v.decode() for k, v in zip(flat[::2], flat[1::2], strict=True)}
+                found |= {
+                    f"{name} {k.decode()}": _place(v.decode()) for k, v in zip(flat[::2], flat[1::2], strict=True)
+                }
             elif kind == b"list":
                 found[name] = [_steady(one.decode(), now) for one in self.call("LRANGE", key, 0, -1)]
             else:
@@ -95,6 +97,11 @@ class World:
 
 def _entry(raw: bytes) -> str:
     return raw.decode() if len(raw) < 13 else "*"
+
+
+def _place(value: str) -> str:
+    """What a slot says of where its message is."""
+    return re.sub(r"^([12]) \d{13}-\d+$", r"\1 *", value)
 
 
 def _steady(fields: str, now: int) -> str:

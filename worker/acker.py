@@ -127,6 +127,8 @@ class Acker:
                 batch.retry(delivery.from_again, delivery.entry_id, delivery.message.id, when, job.payload, ties)
             elif job.move == "g":
                 batch.give_back(delivery.from_again, delivery.entry_id, delivery.message.id, job.payload, ties)
+            elif job.move == "w":
+                batch.park(delivery.from_again, delivery.entry_id, delivery.message.id, job.payload, ties)
             else:
                 batch.bury(delivery.from_again, delivery.entry_id, delivery.message.id, job.payload, ties)
         return self._send(membership, batch, jobs)

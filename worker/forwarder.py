@@ -1,4 +1,4 @@
-"""Makes delayed messages readable when they are due, and trims streams, on its own clock."""
+"""Makes delayed messages readable when they are due, trims streams, looks after parked messages, on its own clock."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import gevent
 import redis
 from gevent.event import Event
 
-from taskstream.broker import Broker
+from taskstream.broker import Broker, limits
+from taskstream.broker.group import ConsumerGroup
 from taskstream.errors import ConfigError, TaskstreamError
+from taskstream.handler import QUEUE_GROUP
 from taskstream.logs import FieldLogger
 
 from .clock import boottime
@@ -76,5 +78,17 @@ class Forwarder:
         moved, wait_ms = membership.group.promote(self._broker.call, PROMOTE_COUNT)
         if wait_ms is not None:
             self._due = min(self._due, boottime() + (wait_ms / 1000 if moved < PROMOTE_COUNT else 0.0))
+        if trim:
+            self._look_after_parked(membership.group)
         if trim and membership.group.trim(self._broker.call, TRIM_COUNT) >= TRIM_COUNT:
             self._trim_at = 0.0
+
+    def _look_after_parked(self, group: ConsumerGroup) -> None:
+        """Whoever ends a message that has a slot lets the next one go. This is for ends that nobody committed."""
+        if group.group != QUEUE_GROUP:
+            return
+        for name in limits.parked_for(self._broker.call, group.stream):
+            stale, gone = limits.unpark(self._broker.call, group.stream, name)
+            if stale or gone:
+                said = {"stream.name": group.stream, "limit": name, "stale": stale, "gone": gone}
+                self._log.debug("Slots were free that nobody had let go of", said)

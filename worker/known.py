@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from taskstream import middleware
 from taskstream.errors import Postpone, Refuse, Retry
 from taskstream.handler import Handler
 from taskstream.logs import FieldLogger
-from taskstream.middleware import Middleware, overriding, tell
+from taskstream.middleware import Middleware, Run, overriding, tell
 from taskstream.results.base import Failure
 
 from . import outcomes
+from .limits import NoSlot, ToldToCome
 from .membership import Job
 
 
@@ -40,15 +41,23 @@ class Hooks:
     def before(self, job: Job) -> None:
         """The message is about to run. Raises PutOff, and what a loud hook raises."""
         run = job.seen()
-        for hook, one in self._before:
-            try:
-                hook(run)
-            except (Postpone, Refuse) as reason:
-                raise PutOff(reason) from None
-            except Exception as error:
-                if one.loud:
-                    raise
-                middleware.say(one, "before_run", error)
+        try:
+            for hook, one in self._before:
+                self._ask(hook, one, run)
+        finally:
+            # Whatever comes of it, and also what a hook took before it was interrupted.
+            job.ties += run.ties
+
+    @staticmethod
+    def _ask(hook: Callable[[Run], None], one: Middleware, run: Run) -> None:
+        try:
+            hook(run)
+        except (Postpone, Refuse) as reason:
+            raise PutOff(reason) from None
+        except Exception as error:
+            if one.loud:
+                raise
+            middleware.say(one, "before_run", error)
 
     def after(self, job: Job, value: object, error: BaseException | None) -> None:
         """The run's end is decided. What is thrown in meanwhile changes nothing about that."""
@@ -87,7 +96,11 @@ class Known:
         if job.handed:
             return
         reason = error.reason
-        if isinstance(reason, Postpone):
+        if isinstance(reason, NoSlot):
+            outcomes.park(job)
+        elif isinstance(reason, ToldToCome):
+            outcomes.postpone(job, reason.seconds, reason.at)
+        elif isinstance(reason, Postpone):
             outcomes.postpone(job, reason.seconds)
             self.log.debug("Put off by a hook", {**about(job), "retry.delay": reason.seconds})
         else:

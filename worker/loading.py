@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from taskstream.errors import ConfigError
 from taskstream.handler import Subscription
 from taskstream.results import open_store
 from taskstream.results.base import ResultStore
+from taskstream.schedule import Schedule
 
 from .options import PoolOptions
 
@@ -27,6 +28,7 @@ class Loaded:
     store: ResultStore | None
     log_level: str
     log_format: str
+    schedules: Sequence[Schedule] = ()
 
 
 def load(options: PoolOptions, run_async: RunAsync, worker: str = "") -> Loaded:
@@ -50,6 +52,7 @@ def _load_app(options: PoolOptions, target: str, run_async: RunAsync, worker: st
         app.results,
         options.log_level or "INFO",
         options.log_format or "text",
+        app.schedules(),
     )
 
 

@@ -66,10 +66,11 @@ class Job:
     """One message on its way through this process, from the read to the commit.
 
     ``move`` says how it ends: ``a`` ack, ``r`` retry after ``delay_ms`` (at ``due_ms`` if not 0) as ``payload``, ``g``
-    give back as ``payload``, ``d`` dead letter ``payload``. ``overran``: it was handed out because its process was
-    ended over it, for which nobody ever counts a death. ``handed``: its end is decided and the acker's, nobody changes
-    it any more. ``ties`` are what its end lets go of. ``expires_ms`` (Redis' clock) is when it is too late to start it.
-    ``lane`` is where it was started, and stays marked as started until its end is committed or the lane's next starts.
+    give back as ``payload``, ``w`` wait for a slot as ``payload``, ``d`` dead letter ``payload``. ``overran``: it was
+    handed out because its process was ended over it, for which nobody ever counts a death. ``handed``: its end is
+    decided and the acker's, nobody changes it any more. ``ties`` are what its end lets go of. ``expires_ms`` (Redis'
+    clock) is when it is too late to start it. ``lane`` is where it was started, and stays marked as started until its
+    end is committed or the lane's next starts.
     ``run`` is what hooks of its handler see of it, where it was made.
     """
 

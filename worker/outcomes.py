@@ -20,7 +20,7 @@ from taskstream import continuation, middleware
 from taskstream.continuation import Failed
 from taskstream.errors import InvalidMessage, MaxRetriesExceeded, Retry, Shutdown
 from taskstream.logs import type_name
-from taskstream.message import DEATHS_HEADER, UNKNOWN_HEADER, Delivery, Message, fields_json
+from taskstream.message import ADMITTED_HEADER, DEATHS_HEADER, UNKNOWN_HEADER, Delivery, Message, fields_json
 from taskstream.results.base import FAILURE, RETRY, REVOKED, SUCCESS, Failure, Outcome
 from taskstream.retry import backoff_delay
 
@@ -80,12 +80,28 @@ def fail(job: Job, error: BaseException, worker: str, keep: bool) -> None:
         bury(job, describe(error), worker, keep)
 
 
-def postpone(job: Job, seconds: float) -> None:
-    """The message did not run, and is to be read again in ``seconds``."""
+def postpone(job: Job, seconds: float, told_us: str | None = None) -> None:
+    """The message did not run, and is to be read again in ``seconds``.
+
+    ``told_us``: its rate told it to come at that very time (us since the epoch, Redis' clock).
+    """
     job.move = "r"
     job.outcome = None
     job.delay_ms = math.ceil(seconds * 1000)
-    job.payload = fields_json(_again(job.delivery, deliveries=job.delivery.number - 1))
+    job.due_ms = 0 if told_us is None else -(-int(told_us) // 1000)
+    job.payload = _unrun(job.delivery, told_us)
+
+
+def park(job: Job) -> None:
+    """The message did not run, and waits for a slot that its tie is about."""
+    job.move = "w"
+    job.outcome = None
+    job.payload = _unrun(job.delivery, None)
+
+
+def _unrun(delivery: Delivery, admitted: str | None) -> str:
+    headers = None if admitted is None else {**(delivery.message.headers or {}), ADMITTED_HEADER: admitted}
+    return fields_json(_again(delivery, deliveries=delivery.number - 1, headers=headers))
 
 
 def revoke(job: Job, failure: Failure, worker: str, keep: bool) -> None:
@@ -242,6 +258,9 @@ def _again(
     headers: dict[str, object] | None = None,
 ) -> Message:
     message = delivery.message
+    if attempt is not None and message.headers and ADMITTED_HEADER in message.headers:
+        # Each run is asked for.
+        headers = {name: value for name, value in message.headers.items() if name != ADMITTED_HEADER}
     if delivery.deaths:
         headers = {**((message.headers if headers is None else headers) or {}), DEATHS_HEADER: delivery.deaths}
     return Message(

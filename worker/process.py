@@ -29,10 +29,12 @@ from .forwarder import Forwarder
 from .janitor import Janitor
 from .keeper import Keeper
 from .lease import LeaseKeeper
+from .limits import Limits
 from .loading import Loaded, load
 from .membership import Membership
 from .options import ProcessOptions
 from .recoverer import Recoverer
+from .scheduler import Scheduler
 from .server_clock import ServerClock
 from .slots import Slots
 from .stats import Reporter, SubscriptionStats
@@ -127,7 +129,8 @@ class WorkerProcess:
         self._leases = LeaseKeeper(loaded.broker_url, pool.lease, table.beat, self._on_renewal, clock.learn)
         table.limit(shortest_limit(loaded.subscriptions))
         self._executor = Executor(
-            pool.concurrency, self._options.name, table, keep, pool.max_tasks_per_process, self._on_most
+            *(pool.concurrency, self._options.name, table, keep, pool.max_tasks_per_process, self._on_most),
+            Limits(self._broker, self._log).of,
         )
         self._around = Surroundings(
             broker=self._broker,
@@ -157,6 +160,7 @@ class WorkerProcess:
         self._recoverer = Recoverer(self._broker, self._consumers, self._slots, pool.lease, self._log)
         self._control = ControlListener(self._broker, self._options.name, self._consumers, self._reporter, self._log)
         warn = self._options.index == 1
+        self._scheduler = Scheduler(loaded.schedules, self._broker.call, clock, self._log)
         self._janitor = Janitor(self._broker, self._store, self._consumers, self._log, warn=warn)
 
     def _start(self) -> None:
@@ -185,6 +189,7 @@ class WorkerProcess:
         self._control.start()
         self._reporter.start()
         self._janitor.start()
+        self._scheduler.start()
 
     def _describe(self) -> dict[str, Any]:
         reads = [consumer.reading.last_at for consumer in self._consumers]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Mapping
-from typing import Any, TypedDict, cast
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, TypedDict, cast
 
 import msgspec
 
 from taskstream.errors import ConfigError, TimeLimitExceeded
 from taskstream.handler import Settings
+from taskstream.limits import Limit, parse_rate
+from taskstream.message import Delivery
+
+Binder = Callable[[Delivery], Mapping[str, object]]
 
 DEFAULT_RETRIES = 3
 """``max_retries`` unless given, of what ``autoretry_for`` and ``self.retry()`` ask for."""
@@ -30,6 +35,9 @@ class TaskOptions(TypedDict, total=False):
     max_deliveries: int
     ignore_result: bool
     unique: bool
+    rate_limit: float | str | None
+    max_concurrency: int | None
+    limit_key: Callable[..., object] | None
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +56,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     ignore_result: bool = False
     unique: bool = False
     bind: bool = False
+    rate_limit: float | str | None = None
+    max_concurrency: int | None = None
+    limit_key: Callable[..., object] | None = None
 
     def settings(self, task: str) -> Settings:
         """The handler's settings. Raises ConfigError naming ``task`` and the option that cannot be used."""
@@ -86,6 +97,48 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             retry_for=tuple(self.autoretry_for),
             ignore_result=self.ignore_result,
         )
+
+    def limit(self, task: str, function: Callable[..., Any], bind: Binder) -> Limit | None:
+        """The limit of a task's runs, None without any. ``bind(delivery)``: the arguments of a message by their names.
+
+        Raises ConfigError naming ``task`` and the option that cannot be used.
+        """
+
+        def refuse(option: str, wanted: object) -> NoReturn:
+            raise ConfigError(f"task {task}: {option}={getattr(self, option)!r} cannot be used: {wanted}")
+
+        most, key = self.max_concurrency, self.limit_key
+        if most is not None and not _whole(most, 1):
+            refuse("max_concurrency", "give a whole number from 1 on, or None")
+        apart = None
+        if self.rate_limit is not None:
+            try:
+                apart = parse_rate(self.rate_limit)
+            except ValueError as error:
+                refuse("rate_limit", f"give {error}")
+        if key is None:
+            return None if apart is None and most is None else Limit(apart, most)
+        if apart is None and most is None:
+            refuse("limit_key", "it says by what rate_limit or max_concurrency are counted, and neither is given")
+        if not callable(key):
+            refuse("limit_key", "give a function of the task's arguments")
+        try:
+            taken, there = inspect.signature(key).parameters, inspect.signature(function).parameters
+        except ValueError:
+            refuse("limit_key", "its parameters cannot be read: give a lambda")
+        every = any(one.kind is one.VAR_KEYWORD for one in taken.values())
+        names = [name for name, one in taken.items() if one.kind is not one.VAR_KEYWORD]
+        for name in names:
+            if name not in there:
+                refuse("limit_key", f"the task has no argument {name!r}, only {', '.join(there) or 'none at all'}")
+            if taken[name].kind in (taken[name].POSITIONAL_ONLY, taken[name].VAR_POSITIONAL):
+                refuse("limit_key", f"it has to take {name!r} by its name")
+
+        def of(delivery: Delivery) -> object:
+            arguments = bind(delivery)
+            return key(**(arguments if every else {name: arguments[name] for name in names}))
+
+        return Limit(apart, most, of)
 
 
 def options_of(where: str, given: Mapping[str, Any]) -> Options:

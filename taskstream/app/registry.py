@@ -9,12 +9,15 @@ import itertools
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from datetime import tzinfo
 from types import MappingProxyType
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
 
 from taskstream.app.options import Options, TaskOptions, options_of
+from taskstream.app.periodic import PeriodicDecorator, Plan, plan
 from taskstream.app.task import Host, Task
 from taskstream.errors import ConfigError
+from taskstream.schedule import Schedule
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -49,6 +52,7 @@ class Registry:
 
     def __init__(self) -> None:
         self._tasks: dict[str, Task[..., Any, Any]] = {}
+        self._plans: list[Plan] = []
         self._registering = threading.RLock()
 
     @overload
@@ -74,7 +78,9 @@ class Registry:
         ``hard_timeout`` (s) the worker process of one that does so nevertheless.
         ``max_deliveries``: how many worker processes may die under a call before it becomes a dead letter.
         ``ignore_result`` keeps no value. ``unique``: a call with the arguments of one that waits or runs sends nothing
-        and returns the handle of that one.
+        and returns the handle of that one. ``rate_limit`` (``"10/s"``, ``"100/m"``, ``"5/h"``, or a number per second)
+        and ``max_concurrency`` hold over all workers; with ``limit_key``, a function of some of the task's arguments by
+        their names, for each value of that by itself.
 
         Raises ConfigError for an option that cannot be used and for a second task of the same name.
         """
@@ -93,6 +99,40 @@ class Registry:
                 raise ConfigError(f"app {self.name} has two tasks named {task.name}: give one another name=")
             self._tasks[task.name] = task
         return task
+
+    def periodic(
+        self,
+        cron: str | None = None,
+        /,
+        *,
+        every: float | str | None = None,
+        tz: str | tzinfo | None = None,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> PeriodicDecorator:
+        """Launch a task at fixed times, once each however many workers there are: ``@app.periodic("*/5 * * * *")``.
+
+        Put it above ``@app.task``, or on a plain function; several on one task are several schedules. ``cron`` is a
+        cron line (minute hour day month weekday) on the wall clock of ``tz``, UTC unless given; or ``every`` (s, or
+        text such as ``"1h"``) is due at each multiple of that since the epoch. ``args`` and ``kwargs`` are what it is
+        called with. Of ticks that were missed while no worker ran, the last one is launched.
+
+        Raises ConfigError for times that are never due and for arguments that do not make a call.
+        """
+
+        def make(task: Any) -> Any:
+            found = task if isinstance(task, Task) else self.register(task, Options())
+            if self._tasks.get(found.name) is not found:
+                raise ConfigError(f"@app.periodic of {found.name}: it is a task of another app than {self.name}")
+            self._plans.append(plan(found, cron, every, tz, args, kwargs))
+            return found
+
+        return cast(PeriodicDecorator, make)
+
+    def schedules(self) -> list[Schedule]:
+        """When which tasks are to be launched. Raises ConfigError for arguments that cannot be sent."""
+        found = {one.name: one for one in (made.schedule(cast(Host, self).send) for made in self._plans)}
+        return list(found.values())
 
     @property
     def tasks(self) -> Mapping[str, Task[..., Any, Any]]:

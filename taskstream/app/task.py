@@ -87,6 +87,7 @@ class Task(Generic[P, R, C]):
         self.unique = options.unique
         self._host = host
         self._function = _bound(function, self, self.name) if options.bind is True else function
+        self.limit = options.limit(self.name, self._function, self._by_name)
         functools.update_wrapper(self, function, updated=())
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> C:
@@ -226,6 +227,18 @@ class Task(Generic[P, R, C]):
         return self._arguments.decode(body)
 
     @functools.cached_property
+    def signature(self) -> inspect.Signature:
+        """What a call may give."""
+        return inspect.signature(self._function)
+
+    def _by_name(self, delivery: Delivery) -> Mapping[str, object]:
+        """The arguments of one of its messages by name, what it leaves out at its default. Raises InvalidMessage."""
+        args, kwargs = self.arguments_in(delivery.message.body)
+        bound = self.signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        return bound.arguments
+
+    @functools.cached_property
     def _arguments(self) -> Arguments:
         # Made at the first use: annotations may name classes defined further down in the module.
         return Arguments(self._function, self.name)
@@ -266,6 +279,7 @@ class Task(Generic[P, R, C]):
             dump=dump,
             successors=successors,
             middleware=(*self._host.middleware, RETRIES),
+            limit=self.limit,
         )
 
     def __repr__(self) -> str:

@@ -120,6 +120,10 @@ class Batch:
         """Readable again at once, as ``fields_json``."""
         self.moves += ("g", 2 if from_again else 1, entry_id, message_id, "", fields_json, self._tied(ties))
 
+    def park(self, from_again: bool, entry_id: str, message_id: str, fields_json: str, ties: Sequence[Tie]) -> None:
+        """Readable again, as ``fields_json``, as soon as it has the slot that one of ``ties`` is about."""
+        self.moves += ("w", 2 if from_again else 1, entry_id, message_id, "", fields_json, self._tied(ties))
+
     def bury(
         self, from_again: bool, entry_id: str, message_id: str, letter_json: str, ties: Sequence[Tie] = ()
     ) -> None:

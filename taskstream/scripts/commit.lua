@@ -1,6 +1,7 @@
 -- commit: the fenced end of a batch of messages that one consumer held.
 -- Moves: held -> done (ack), held -> delayed (retry), held -> waiting (give back), held -> dead (bury). With the end of a
--- message the next one of its ordering key: waiting for its turn -> waiting.
+-- message the next one of its ordering key: waiting for its turn -> waiting. Held -> parked, where all slots of its limit
+-- are taken; whatever frees a slot lets the first that is parked for it go: parked -> waiting, with that slot.
 -- KEYS  1 stream  2 again  3 leases  4 delayed  5 deaths  6 dead  7 letters  8 watched  then those of ties
 -- ARGV  1 group  2 consumer  3 channel for finished ids  4 finished ids, separated by spaces, or ''
 --       5 n acks of the stream  6 n acks of again  7 '1' if what is done is kept for a while (trim ends that), else ''
@@ -10,6 +11,7 @@
 --         'r' retry                   a delay (ms) or '@' and the time (ms), b fields as JSON
 --         'g' give back               a unused,     b fields as JSON
 --         'd' dead letter             a unused,     b letter as JSON
+--         'w' wait for a slot         a unused,     b fields as JSON, and a tie 'slot'
 --       'a' and 'd' also forget counted deaths, they and 'r' why an earlier run was ended
 --       ties '' or as JSON [[what, argument, numbers of its keys...], ...], see TIES
 -- Returns {-1} and does nothing if the consumer's lease is missing, given up, taken or only one of grace (see sweep); else {1, 1 if watched}.
@@ -44,17 +46,20 @@ for source = 1, 2 do
   end
 end
 
--- Makes a message readable that rests as its fields in JSON; returns its id.
+-- Makes a message readable that rests as its fields in JSON; returns its id and its entry's.
 local function put_again(member)
   -- Nothing of ours: let it become a dead letter like any other unreadable entry.
   local fields = decoded(member) or {'unreadable', member}
-  redis.call('XADD', KEYS[2], '*', unpack(fields))
+  local entry = redis.call('XADD', KEYS[2], '*', unpack(fields))
   for i = 1, #fields, 2 do
     if fields[i] == 'id' then
-      return fields[i + 1]
+      return fields[i + 1], entry
     end
   end
 end
+
+-- Of the move that is being made: where the message was held, and b.
+local held_at, payload
 
 -- What a tie does with a move: of which kind, with which delay (ms), its argument and its keys.
 local TIES = {
@@ -90,8 +95,36 @@ local TIES = {
       redis.call('PEXPIRE', published, string.format('%d', redis.call('PTTL', published) + delay))
     end
   end,
+  -- The argument is the message's id, how many slots there are, the limit's name and how long (s) a slot is kept while no
+  -- other is taken. Any end frees the slot that the message has here; 'w' joins those that wait for one. KEYS slots,
+  -- parked, parking.
+  slot = function(kind, delay, argument, slots, parked, parking)
+    local id, most, limit, kept = string.match(argument, '^(%S+) (%d+) (%S+) (%d+)$')
+    if kind == 'w' then
+      redis.call('RPUSH', parked, payload)
+      redis.call('HSET', parking, limit, most)
+    elseif redis.call('HGET', slots, id) == held_at then
+      redis.call('HDEL', slots, id)
+    end
+    -- As in unpark. The first that waits gets the slot here, or a later one could take it first.
+    while redis.call('HLEN', slots) < tonumber(most) do
+      local member = redis.call('LINDEX', parked, 0)
+      if not member then
+        break
+      end
+      local next_id, entry = put_again(member)
+      redis.call('LPOP', parked)
+      if next_id then
+        redis.call('HSET', slots, next_id, '2 ' .. entry)
+        redis.call('EXPIRE', slots, kept)
+      end
+    end
+    if redis.call('EXISTS', parked) == 0 then
+      redis.call('HDEL', parking, limit)
+    end
+  end,
 }
-local KINDS = {order = {'list', 'string'}, unique = {'string'}}
+local KINDS = {order = {'list', 'string'}, unique = {'string'}, slot = {'hash', 'list', 'hash'}}
 
 -- Looked at before the first move: one that fails half-way has been acknowledged and is nowhere.
 local function wrong(i, kind)
@@ -125,6 +158,7 @@ while at <= #ARGV do
   local kind, source, entry, id = ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2], ARGV[at + 3]
   local delay = 0
   if redis.call('XACK', KEYS[source], group, entry) == 1 then
+    held_at, payload = source .. ' ' .. entry, ARGV[at + 5]
     if kind == 'r' then
       local when = ARGV[at + 4]
       local due = string.sub(when, 1, 1) == '@' and string.sub(when, 2) or now + when
@@ -133,7 +167,7 @@ while at <= #ARGV do
       redis.call('HDEL', KEYS[5], id .. ' why')
     elseif kind == 'g' then
       put_again(ARGV[at + 5])
-    else
+    elseif kind ~= 'w' then
       if kind == 'd' then
         redis.call('ZADD', KEYS[6], now, id)
         redis.call('HSET', KEYS[7], id, ARGV[at + 5])

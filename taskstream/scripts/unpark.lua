@@ -1,0 +1,56 @@
+-- unpark: look after the messages that wait for a slot of one limit, so that none waits for ever, whatever became of
+-- those that had the slots.
+-- Moves: parked -> waiting (in the group's own stream), each with a slot of its own, as many as there are free ones.
+-- KEYS  1 stream  2 again  3 slots  4 parked  5 parking
+-- ARGV  1 group  2 name of the limit  3 how long a slot is kept while no other is taken (s)
+-- Returns {slots that were free because nobody held them any more, messages let go}.
+local most = tonumber(redis.call('HGET', KEYS[5], ARGV[2]) or 1) or 1
+-- A server that is out of memory takes writes that need more only after another write of the same script.
+redis.call('PERSIST', KEYS[5])
+local stale, gone = 0, 0
+local holders = redis.call('HGETALL', KEYS[3])
+for i = 1, #holders, 2 do
+  local source, entry = string.match(holders[i + 1], '^([12]) (%d+%-%d+)$')
+  local held = false
+  if source == '1' then
+    local pending = redis.pcall('XPENDING', KEYS[1], ARGV[1], entry, entry, 1)
+    held = not pending.err and #pending > 0
+  elseif source == '2' then
+    -- An entry of the group's own stream is there until its end is committed; before it is read, the slot waits with it.
+    held = #redis.call('XRANGE', KEYS[2], entry, entry) > 0
+  end
+  if not held then
+    redis.call('HDEL', KEYS[3], holders[i])
+    stale = stale + 1
+  end
+end
+-- As in commit.
+while redis.call('HLEN', KEYS[3]) < most do
+  local member = redis.call('LINDEX', KEYS[4], 0)
+  if not member then
+    break
+  end
+  local ok, fields = pcall(cjson.decode, member)
+  ok = ok and type(fields) == 'table' and #fields >= 2 and #fields % 2 == 0 and #fields <= 1000
+  local id
+  for f = 1, ok and #fields or 0 do
+    ok = ok and type(fields[f]) == 'string'
+    if f % 2 == 1 and fields[f] == 'id' then
+      id = fields[f + 1]
+    end
+  end
+  if not ok then
+    fields = {'unreadable', member}
+  end
+  local entry = redis.call('XADD', KEYS[2], '*', unpack(fields))
+  redis.call('LPOP', KEYS[4])
+  if ok and id then
+    redis.call('HSET', KEYS[3], id, '2 ' .. entry)
+    redis.call('EXPIRE', KEYS[3], ARGV[3])
+  end
+  gone = gone + 1
+end
+if redis.call('EXISTS', KEYS[4]) == 0 then
+  redis.call('HDEL', KEYS[5], ARGV[2])
+end
+return {stale, gone}
