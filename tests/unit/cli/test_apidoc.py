@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from taskstream import Taskstream
+from taskstream.app import loading
 from taskstream.cli.apidoc import differences, dump, read
+from taskstream.cli.main import main
 from taskstream.errors import ConfigError
 
 DOCUMENT = {"info": {"version": "1.0"}, "paths": {"/a/b": {"get": {"tags": ["x"]}}}}
@@ -50,3 +53,24 @@ def test_a_file_that_is_not_there_is_named_with_the_command_that_writes_it() -> 
         "there is no no-folder/openapi.json: "
         "write it with `taskstream openapi create --output-file no-folder/openapi.json`"
     )
+
+
+def test_the_tasks_of_an_app_are_written_and_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = Taskstream("shop")
+
+    @app.task
+    def order(item: str) -> None: ...
+
+    monkeypatch.setattr(loading, "load_app", lambda target: app)
+    monkeypatch.chdir(tmp_path)
+    assert main(["openapi", "create", "-A", "shop:app"]) == 0
+    assert main(["openapi", "diff", "-A", "shop:app"]) == 0
+    assert "openapi.json and the code agree" in capsys.readouterr().out
+
+    @app.task
+    def cancel(item: str) -> None: ...
+
+    assert main(["openapi", "diff", "-A", "shop:app"]) == 1
+    assert "/paths/~1api~1tasks~1shop.cancel: only in the code" in capsys.readouterr().out.splitlines()
