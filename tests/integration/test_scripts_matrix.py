@@ -20,6 +20,7 @@ from taskstream.message import Message
 
 DEAD_IDS, LETTERS = keys.dead(S, G), keys.letters(S, G)
 FIELDS = '["id","m1"]'
+ORDER, ORDERED = keys.order(S, "k"), keys.ordered(S)
 OTHER, LOST = "other", "lost"
 """Who else may hold the message, and one that lost its lease and does not know."""
 
@@ -54,6 +55,11 @@ def bury(world: World) -> None:
     world.call("HSET", LETTERS, "m1", "letter")
 
 
+def wait_for_turn(world: World) -> None:
+    world.call("RPUSH", ORDER, "m0", FIELDS)
+    world.call("SET", ORDERED, 1)
+
+
 def grace(world: World) -> None:
     held_by(OTHER, 60)(world)
     world.call("ZADD", LEASES, world.now_ms() - 60_000 + 0.5, OTHER)
@@ -64,6 +70,7 @@ STATES: dict[str, tuple[str, Callable[[World], Any]]] = {
     "waiting again": ("again", elsewhere(lambda world: world.add(AGAIN, "2-1", "m1"))),
     "delayed": ("delayed", elsewhere(lambda world: world.delay(FIELDS, 60))),
     "delayed and due": ("delayed", elsewhere(lambda world: world.delay(FIELDS, -10))),
+    "waiting for its turn": ("turn", elsewhere(wait_for_turn)),
     "held by me": ("me", held_by("me", 60)),
     "held by another that lives": (OTHER, held_by(OTHER, 60)),
     "held by one whose lease ran out": (OTHER, held_by(OTHER, -60)),
@@ -149,6 +156,7 @@ def places(world: World) -> list[str]:
         found += [unread] * len(world.call("XRANGE", stream, b"(" + last, "+"))
         found += [row[1].decode() for row in world.call("XPENDING", stream, G, "-", "+", 10)]
     found += ["delayed"] * world.call("ZCARD", DELAYED)
+    found += ["turn"] * max(0, world.call("LLEN", ORDER) - 1)
     letters = world.call("HLEN", LETTERS)
     assert world.call("ZCARD", DEAD_IDS) == letters
     return found + ["dead"] * letters or ["done"]

@@ -42,6 +42,8 @@ messages = st.builds(
     attempt=st.integers(1, 2**31 - 1),
     deliveries=st.integers(0, 2**31 - 1),
     sent_ms=st.none() | st.integers(0, 2**53 - 1),
+    priority=st.integers(0, 9),
+    expires_ms=st.none() | st.integers(0, 2**53 - 1),
 )
 
 
@@ -53,9 +55,13 @@ def wire(fields: list[str | bytes]) -> list[bytes]:
 def test_what_is_written_is_read_again(message: Message) -> None:
     assert from_fields(wire(fields_of(message))) == message
     assert from_fields_json(fields_json(message)) == message
+    after_a_while = msgspec.structs.replace(message, expires_ms=None, expires_in_ms=message.expires_ms)
+    assert from_fields(wire(fields_of(after_a_while))) == after_a_while
 
 
-KNOWN = st.sampled_from([b"v", b"1", b"id", b"name", b"body", b"headers", b"attempt", b"deliveries", b"sent"])
+KNOWN = st.sampled_from(
+    [b"v", b"1", b"id", b"name", b"body", b"headers", b"attempt", b"deliveries", b"sent", b"priority", b"expires"]
+)
 VALUES = st.sampled_from(
     [b"{}", b"0", b"-1", b" 7", b"1_0", b"9" * 30, b"9" * 5000, b'{"a":"\\ud800"}', b"[]", b"\xff"]
 )
@@ -103,6 +109,11 @@ def test_any_bytes_are_a_resting_message_or_invalid(raw: bytes) -> None:
         (["deliveries", b"-1"], "out of range"),
         (["sent", b"1e3"], "cannot be decoded"),
         (["sent", str(2**53).encode()], "out of range"),
+        (["priority", b"10"], "priority or expires is out of range"),
+        (["priority", b""], "cannot be decoded"),
+        (["expires", b"-1"], "priority or expires is out of range"),
+        (["expires", b"++1"], "cannot be decoded"),
+        (["expires", f"+{2**53}".encode()], "priority or expires is out of range"),
         (["headers", b"[]"], "cannot be decoded"),
         (["headers", b"{"], "cannot be decoded"),
     ],
@@ -165,6 +176,11 @@ def test_only_what_says_something_is_written() -> None:
         *PLAIN,
         *("headers", b'{"a":1}', "attempt", "2", "deliveries", "3", "sent", "0"),
     ]
+    assert fields_of(Message("m1", "n", b"{}", priority=5, expires_ms=7)) == [*PLAIN, "expires", "7"]
+    assert fields_of(Message("m1", "n", b"{}", priority=0, expires_in_ms=0)) == [
+        *PLAIN,
+        *("priority", "0", "expires", "+0"),
+    ]
 
 
 def test_ids() -> None:
@@ -211,3 +227,11 @@ def test_a_delivery_knows_when_it_was_first_sent() -> None:
     assert first.sent_ms == 1790000000000
     again = Delivery(Message("m", "n", b"", sent_ms=1780000000000), "s", "g", "1790000000000-3", 2, from_again=True)
     assert again.sent_ms == 1780000000000
+
+
+def test_a_delivery_knows_until_when_it_may_start() -> None:
+    for said, expires_ms in (({}, None), ({"expires_ms": 5}, 5), ({"expires_in_ms": 7}, 1790000000007)):
+        message = Message("m", "n", b"", **said)  # type: ignore[arg-type]
+        assert Delivery(message, "s", "g", "1790000000000-3", 1).expires_ms == expires_ms
+    put_back = Message("m", "n", b"", sent_ms=5, expires_in_ms=7)
+    assert Delivery(put_back, "s", "g", "1790000000000-3", 1, from_again=True).expires_ms == 12
