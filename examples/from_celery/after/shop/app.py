@@ -1,0 +1,10 @@
+"""The app: broker, results, defaults, and what runs by the clock."""
+
+from taskstream import Taskstream
+
+app = Taskstream(
+    "shop",
+    broker="redis://localhost:6379/0",
+    results="redis://localhost:6379/1",
+    result_retention="1d",
+)

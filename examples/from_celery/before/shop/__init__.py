@@ -1,0 +1,1 @@
+"""An order shop: what it does in the background."""
