@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import redis
@@ -45,6 +46,7 @@ class Script:
             calls(commands)
 
 
+@lru_cache
 def wake_call(stream: str, group: str) -> str:
     """The argument of scripts with which they tell all workers that something waits in the group's ranked set.
 

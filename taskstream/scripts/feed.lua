@@ -6,7 +6,8 @@
 -- entry id, fields}.
 -- Order: 0 to 4, those of priority 5 that came back, the stream, 6 to 9; but every tenth is the oldest of all.
 -- include: ranking
-local group, me, room, turn = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+-- More than 1000 are not handed out at once.
+local group, me, room, turn = ARGV[1], ARGV[2], math.min(tonumber(ARGV[3]), 1000), tonumber(ARGV[4])
 local FAIR = 10
 local SORTED = 500
 -- A server that is out of memory takes writes that need more only after another write of the same script.
@@ -57,13 +58,15 @@ end
 local function move(from, below, count)
   local members = count > 0 and redis.call('ZRANGEBYSCORE', KEYS[3], string.format('%d', from),
     string.format('(%d', below), 'LIMIT', 0, count) or {}
-  for _, member in ipairs(members) do
+  for at, member in ipairs(members) do
     local fields = decoded(member) or {'unreadable', member}
-    if priority_of(fields) ~= 5 then
+    if at == 1 and priority_of(fields) ~= 5 then
       reply[2] = 1
     end
     redis.call('XADD', KEYS[2], '*', unpack(fields))
-    redis.call('ZREM', KEYS[3], member)
+  end
+  if #members > 0 then
+    redis.call('ZREM', KEYS[3], unpack(members))
   end
   return #members
 end

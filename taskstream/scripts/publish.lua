@@ -22,9 +22,13 @@ if ARGV[3] == '1' then
   -- Such a server takes writes that need more only after another write of the same script.
   redis.call('PERSIST', KEYS[1])
 end
+local clock, known_to_wait
 local function now_ms()
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
+  if not clock then
+    local time = redis.call('TIME')
+    clock = time[1] * 1000 + math.floor(time[2] / 1000)
+  end
+  return clock
 end
 -- A message that does not go into the stream now, as its fields in JSON. When it gets there, its entry's id is late.
 local function resting(first, last, now)
@@ -94,9 +98,10 @@ while at <= #ARGV do
       redis.call('RPUSH', order, resting(first, last, now))
     else
       if ranked then
-        if redis.call('ZCARD', ranked) == 0 then
+        if not known_to_wait and redis.call('ZCARD', ranked) == 0 then
           ring(wake)
         end
+        known_to_wait = true
         rank(ranked, {unpack(ARGV, first, last)}, now, now)
       else
         redis.call('XADD', KEYS[1], '*', unpack(ARGV, first, last))
