@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from taskstream import Taskstream
 from taskstream.openapi import document
 
 from .conftest import MakeApp
@@ -135,3 +136,15 @@ def test_two_dataobjects_of_one_name_are_both_described(make_app: MakeApp) -> No
     loaded = make_app({"a": source, "b": source}, {"a": {"type": "POST"}, "b": {"type": "POST"}})
     schemas = document(loaded)["components"]["schemas"]
     assert [name for name in schemas if name.endswith("In")] == ["In", f"{loaded.apps[0].package}.b.In"]
+
+
+def test_an_app_of_tasks_is_described_beside_events(make_app: MakeApp) -> None:
+    loaded = make_app(
+        {"work": '__steps__ = ["step"]\ndef step(value: None) -> int: return 1'}, {"work": {"type": "GET"}}
+    )
+    tasks = Taskstream("more-work")
+    tasks.task(name="more-work.do")(lambda: None)
+    found = document(loaded, tasks)
+    assert {loaded.requests[0].route, "/api/tasks/more-work.do", "/api/tasks/{id}"} <= found["paths"].keys()
+    assert "Tasks of more-work" in found["info"]["description"] and found["info"]["title"].endswith(", More Work")
+    assert found["info"]["version"] == document(loaded)["info"]["version"]
