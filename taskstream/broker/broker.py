@@ -114,6 +114,7 @@ class Broker(Publisher):
         waiting, oldest = self._unread(stream, group)
         if name == QUEUE_GROUP:
             waiting += look(lambda: int(self.call("GET", keys.ordered(stream)) or 0), 0)
+            waiting += look(lambda: self._parked(stream), 0)
         held = int(group["pending"])
         if own is not None:
             own_waiting, own_oldest = self._unread(again, own)
@@ -132,6 +133,13 @@ class Broker(Publisher):
             state=state,
             problems=tuple(problems),
         )
+
+    def _parked(self, stream: str) -> int:
+        """How many messages wait for a slot of their limit; of more than COUNT_LIMIT limits those of so many."""
+        names = self.call("HRANDFIELD", keys.parking(stream), COUNT_LIMIT)
+        if not names:
+            return 0
+        return sum(map(int, self._round_trip([("LLEN", keys.parked(stream, name.decode())) for name in names])))
 
     def _unread(self, stream: str, group: dict[str, Any]) -> tuple[int, int | None]:
         """How many entries of ``stream`` the group has unread, and since when its oldest not done is there."""
