@@ -20,6 +20,18 @@ DEFAULT_RETRIES = 3
 """``max_retries`` unless given, of what ``autoretry_for`` and ``self.retry()`` ask for."""
 
 
+IN_CELERY = {
+    "soft_time_limit": "timeout here",
+    "time_limit": "hard_timeout here",
+    "default_retry_delay": "retry_backoff here",
+    "retry_kwargs": "max_retries here",
+    "reject_on_worker_lost": "max_deliveries here",
+    "acks_late": "always so here",
+    "typing": "always so here",
+}
+"""Options of a task in Celery that are something else here: what to say to who gives one."""
+
+
 class TaskOptions(TypedDict, total=False):
     """The options of ``@app.task`` as they are given, but for ``bind``, which changes the function's type."""
 
@@ -145,8 +157,8 @@ def options_of(where: str, given: Mapping[str, Any]) -> Options:
     """The options as they were given. Raises ConfigError naming ``where`` for one there is not."""
     unknown = sorted(set(given) - set(Options.__struct_fields__))
     if unknown:
-        known = ", ".join(Options.__struct_fields__)
-        raise ConfigError(f"{where} has no option {', '.join(unknown)}: there are {known}")
+        named = ", ".join(f"{name} ({IN_CELERY[name]})" if name in IN_CELERY else name for name in unknown)
+        raise ConfigError(f"{where} has no option {named}: there are {', '.join(Options.__struct_fields__)}")
     return Options(**given)
 
 

@@ -10,6 +10,7 @@ from guides import EXAMPLE, NOTHING, Row, diffs, exists, files, names, real_diff
 from helpers import ROOT
 
 from taskstream import Taskstream
+from taskstream.app.options import IN_CELERY
 from taskstream.openapi import document
 
 HEAD = "| Celery | here | |"
@@ -67,6 +68,14 @@ def test_routes_that_notes_name_are_served() -> None:
 
 
 def _some_task() -> None: ...
+
+
+def test_the_refusal_of_an_option_says_what_the_guide_says() -> None:
+    # Given what a refused option of Celery's is said to be, then the guide says the same
+    options = {name: row for row in ROWS if row.heading == "Options of a task" for name in names(row.there)}
+    for name, said in IN_CELERY.items():
+        ours = said.removesuffix(" here")
+        assert (f"@app.task({ours}=)" in options[name].here) if ours != "always so" else options[name].here == NOTHING
 
 
 def test_every_row_says_something() -> None:

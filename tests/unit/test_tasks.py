@@ -193,6 +193,10 @@ def test_enqueue_many_tells_how_much_was_sent(app: Taskstream, made: list[FakeBr
         ({"autoretry_for": (KeyboardInterrupt,)}, "a tuple of Exception classes"),
         ({"autoretry_for": ("OSError",)}, "a tuple of Exception classes"),
         ({"max_retry": 1}, "has no option max_retry: there are name, queue, max_retries"),
+        (
+            {"soft_time_limit": 1, "acks_late": True},
+            "acks_late (always so here), soft_time_limit (timeout here): there are",
+        ),
     ],
 )
 def test_options_that_cannot_be_used_are_refused(app: Taskstream, options: dict[str, Any], said: str) -> None:
