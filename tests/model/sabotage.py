@@ -13,7 +13,7 @@ SABOTAGE: dict[str, tuple[str, str, str]] = {
         "if redis.call('XACK', KEYS[source], group, entry) == 1 then",
         "if redis.call('XACK', KEYS[source], group, entry) >= 0 then",
     ),
-    "atomic_move": ("commit", "redis.call('ZADD', KEYS[4], now + ARGV[at + 4], ARGV[at + 5])", ""),
+    "atomic_move": ("commit", "redis.call('ZADD', KEYS[4], due, ARGV[at + 5])", ""),
     "groups_in_script": ("commit", "#groups == 1 and groups[1][2] == group", "#groups >= 1"),
     "again": ("commit", "redis.call('XADD', KEYS[2]", "redis.call('XADD', KEYS[1]"),
     "mark": ("claim", "redis.call('ZADD', KEYS[3], 'XX', score, victim)", ""),
