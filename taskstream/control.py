@@ -9,12 +9,13 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from taskstream import keys
+from taskstream.broker import revocations
 from taskstream.errors import ConfigError
 from taskstream.handler import QUEUE_GROUP
 from taskstream.message import encode_json, new_id
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 STARTED = "started"
 STOPPED = "stopped"
+
+MOST_TOLD = 1_000
+"""Ids that one hint carries at most."""
 
 SLICE_S = 0.5
 """Longest single wait for a reply; well below the socket timeout of every connection profile."""
@@ -80,6 +84,24 @@ class Control:
         version = self._broker.set_state(stream, group, state)
         args = {"stream": stream, "group": group, "version": version, "state": state}
         return self.request("sync", args, timeout=timeout, expect=self.holders(stream, group))
+
+    def revoke(
+        self, stream: str, group: str, ids: Sequence[str], terminate: bool = False, timeout: float = 0.0
+    ) -> list[Reply]:
+        """Have no message of ``ids`` run in a group any more, with ``terminate`` nor go on running.
+
+        That is kept whether or not a worker hears of it at once. Returns who answered within ``timeout`` seconds that
+        it knows; with 0 nobody is asked to. Raises BrokerUnavailable.
+        """
+        number = revocations.revoke(self._broker, stream, group, ids, terminate)
+        if len(ids) > MOST_TOLD:
+            ids, number = (), number + 1  # more than a hint should carry: workers read them
+        args = {"stream": stream, "group": group, "ids": list(ids), "terminate": terminate, "number": number}
+        if timeout <= 0:
+            body = encode_json({"id": "", "command": "revoke", "args": args, "worker": None})
+            self._broker.call("PUBLISH", keys.CONTROL_CHANNEL, body)
+            return []
+        return self.request("revoke", args, timeout=timeout, expect=self.holders(stream, group))
 
     def live_workers(self) -> list[str]:
         """Names of the live worker processes. Raises BrokerUnavailable."""

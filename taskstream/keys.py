@@ -69,7 +69,8 @@ def leases(stream: str, group: str) -> str:
 
 
 def control(stream: str, group: str) -> str:
-    """Hash: the operator's choice for this group: ``state`` (started, stopped) and ``version``."""
+    """Hash of what all workers of a group are to know: the operator's choice in ``state`` (started, stopped), in
+    ``revokes`` how often something was revoked, in ``version`` how often either changed."""
     return f"ts:{{{stream}}}:control:{group}"
 
 
@@ -167,6 +168,14 @@ def ticks(stream: str) -> str:
     return f"ts:{{{stream}}}:ticks"
 
 
+def revoked(stream: str, group: str) -> str:
+    """Sorted set with a TTL: until when to remember it (ms, Redis' clock) → id of a message that is not to run.
+
+    Ending in .5: nor to go on running.
+    """
+    return f"ts:{{{stream}}}:revoked:{group}"
+
+
 def outcomes(message_id: str) -> str:
     """Hash with a TTL: group → delivery number and outcome of this message, in the Redis result store."""
     return f"ts:{{{message_id}}}:outcomes"
@@ -210,6 +219,7 @@ _KINDS = {
     "outcomes": b"hash",
     "state": b"string",
     "chord": b"hash",
+    "revoked": b"zset",
     "watched": b"string",
     "published": b"string",
     "order": b"list",

@@ -7,6 +7,7 @@ socket in one piece. Methods raise the client library's errors.
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -46,6 +47,8 @@ class Link:
         """Counts connections made, so that a caller sees that one was replaced."""
         self.rested_since = 0.0
         """When it was last given back to a LinkPool (monotonic s)."""
+        self.shelf: _Shelf | None = None
+        """Where a LinkPool keeps it."""
 
     def call(self, *command: Any) -> Any:
         """Send one command and return its reply."""
@@ -124,7 +127,8 @@ class Link:
 class LinkPool:
     """At most ``profile.max_connections`` links shared by threads or greenlets, the last used first.
 
-    Fork-safe: a child process starts with none.
+    Fork-safe: a child process starts with none. Where gevent has patched sockets, each native thread has links of its
+    own: a socket belongs to the hub of the thread that made it, and another thread's would wait for it in vain.
     """
 
     def __init__(self, url: str, profile: Profile) -> None:
@@ -135,15 +139,40 @@ class LinkPool:
 
     def _start_afresh(self) -> None:
         self._pid = os.getpid()
+        self._apart = socket.socket.__module__.startswith("gevent")
+        self._shelves: dict[int, _Shelf] = {}
+
+    def take(self) -> Link:
+        """A link for the caller alone, to be given back. Raises redis.TimeoutError if all stay in use."""
+        if self._pid != os.getpid():
+            self._start_afresh()
+        thread = threading.get_native_id() if self._apart else 0
+        shelf = self._shelves.get(thread) or self._shelves.setdefault(thread, _Shelf(self._url, self._profile))
+        return shelf.take()
+
+    def give_back(self, link: Link) -> None:
+        """The caller, in the thread that took it, is done with it."""
+        assert link.shelf is not None
+        link.shelf.give_back(link)
+
+    def close(self) -> None:
+        """Close the links that rest now."""
+        for shelf in list(self._shelves.values()):
+            shelf.close()
+
+
+class _Shelf:
+    """The links of a pool that any of its threads may use."""
+
+    def __init__(self, url: str, profile: Profile) -> None:
+        self._url = url
+        self._profile = profile
         self._resting: list[Link] = []
         self._made = 0
         self._waiting = 0
         self._changed = threading.Condition()
 
     def take(self) -> Link:
-        """A link for the caller alone, to be given back. Raises redis.TimeoutError if all stay in use."""
-        if self._pid != os.getpid():
-            self._start_afresh()
         try:
             link = self._resting.pop()
         except IndexError:
@@ -153,7 +182,6 @@ class LinkPool:
         return link
 
     def give_back(self, link: Link) -> None:
-        """The caller is done with it."""
         if not link.connected:
             # An error ended it. What ended it, a restart or a network, has most likely ended the others too.
             self.close()
@@ -164,7 +192,6 @@ class LinkPool:
                 self._changed.notify()
 
     def close(self) -> None:
-        """Close the links that rest now."""
         for link in list(self._resting):
             link.close()
 
@@ -173,7 +200,9 @@ class LinkPool:
         with self._changed:
             if self._made < self._profile.max_connections:
                 self._made += 1
-                return Link(self._url, self._profile)
+                link = Link(self._url, self._profile)
+                link.shelf = self
+                return link
             self._waiting += 1
             try:
                 while True:

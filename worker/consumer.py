@@ -32,6 +32,7 @@ from .clock import boottime
 from .lease import LeaseKeeper
 from .membership import Job, Membership
 from .reading import UNCOMMITTED, Reading
+from .revoked import Revoked
 from .server_clock import ServerClock
 from .slots import Slots
 from .stats import SubscriptionStats
@@ -57,6 +58,8 @@ class Queue(Protocol):
     def put(self, job: Job) -> None: ...
 
     def withdraw(self, consumer: Consumer) -> list[Job]: ...
+
+    def terminate(self, consumer: Consumer) -> None: ...
 
 
 @dataclass
@@ -102,6 +105,9 @@ class Consumer:
         self.state = STARTED if subscription.auto_start else STOPPED
         self.around = around
         self.reading = Reading(self)
+        self.revocations = Revoked(self)
+        self.revoked = self.revocations.ids
+        """Ids that are not to run; True: nor to go on running."""
         self._trying_since: float | None = None
         self._older: list[Membership] = []
         self._version = 0
@@ -127,13 +133,19 @@ class Consumer:
             version, choice = self.around.broker.choice(self.subscription.stream, self.subscription.group)
             self._version = version
             self._obey(choice)
+            self.revocations.load()
 
     def hear(self, version: int, choice: str | None) -> None:
-        """A renewal brought the operator's choice along; one older than what is obeyed already is let be."""
+        """A renewal brought the operator's choice along; one older than what is obeyed already is let be.
+
+        Something may have been revoked, too; where the broker does not say what, the reader asks again.
+        """
         with self._choosing:
             if version > self._version:
                 self._version = version
                 self._obey(choice)
+                with contextlib.suppress(TaskstreamError):
+                    self.revocations.load()
 
     def _obey(self, choice: str | None) -> None:
         wanted = choice or (STARTED if self.subscription.auto_start else STOPPED)
@@ -261,6 +273,8 @@ class Consumer:
                 assert self.membership is not None
                 if boottime() >= self._reconcile_at:
                     self._reconcile(self.membership)
+                if self.revocations.stale:
+                    self.revocations.load()
                 room = self._count(self.membership)
                 if not room:
                     self._trying_since = None

@@ -96,6 +96,8 @@ class ControlListener:
             reply["result"] = command(self, request.args)
             if reply["result"] is None:
                 return  # not meant for this worker
+            if not request.id:
+                return  # a hint
         except Exception as error:
             reply |= {"ok": False, "error": str(error) or type(error).__name__}
             self._log.warning("Control request failed", {"command": request.command, "error": error})
@@ -153,9 +155,22 @@ def wake(listener: ControlListener, args: dict[str, Any]) -> None:
             consumer.wake()
 
 
+def revoke(listener: ControlListener, args: dict[str, Any]) -> dict[str, Any] | None:
+    """Messages of one group are not to run any more; answers when this worker knows."""
+    for consumer in listener.consumers:
+        subscription = consumer.subscription
+        if (subscription.stream, subscription.group) != (args.get("stream"), args.get("group")):
+            continue
+        ids = [one for one in args["ids"] if isinstance(one, str)]
+        consumer.revocations.hear(int(args["number"]), ids, bool(args.get("terminate")))
+        return {"label": subscription.label, "revoked": len(consumer.revoked)}
+    return None
+
+
 COMMANDS: dict[str, Callable[[ControlListener, dict[str, Any]], dict[str, Any] | None]] = {
     "ping": ping,
     "stats": stats,
     "sync": sync,
     "wake": wake,
+    "revoke": revoke,
 }

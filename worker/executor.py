@@ -115,6 +115,16 @@ class Executor:
             if lane.job is not None:
                 self._throw(lane, lane.job, Shutdown("the worker stops"))
 
+    def terminate(self, consumer: Consumer) -> None:
+        """Throw Revoked, once, into whatever runs of ``consumer`` and is not to go on."""
+        for lane in self._lanes:
+            job = lane.job
+            if job is None or job.ended or job.membership.consumer is not consumer:
+                continue
+            if consumer.revoked.get(job.delivery.message.id):
+                job.ended = True
+                self._throw(lane, job, Revoked("was revoked while it ran"))
+
     def abandon(self) -> None:
         """Give back whatever runs all the same; how it ends is of no importance any more."""
         for lane in self._lanes:
@@ -212,6 +222,12 @@ class Executor:
         assert handler is not None
         settings = handler.settings
         known = self._known.get(id(handler)) or self._know(handler)
+        if consumer.revoked and job.delivery.message.id in consumer.revoked:
+            outcomes.revoke(job, outcomes.REVOKED_BEFORE, self._worker, self._keep)
+            known.log.info("REVOKED, does not run", about(job))
+            consumer.release_slot()
+            consumer.acker.put(job)
+            return
         hooks = known.hooks
         lane.job = lane.marked = job
         job.lane = lane

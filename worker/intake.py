@@ -110,6 +110,9 @@ def _accept(consumer: Consumer, membership: Membership, entry: Entry, run: bool)
     elif not run:
         outcomes.give_back(job, started=False)
         acker.put(job)
+    elif handler is None and message.id in consumer.revoked:
+        outcomes.revoke(job, outcomes.REVOKED_BEFORE, around.worker, around.keep_results)
+        acker.put(job)
     elif handler is None:
         if outcomes.put_back_unknown(job, around.worker, around.keep_results):
             around.log.warning("No handler for this message here, put back", _about(job))

@@ -71,13 +71,15 @@ class Job:
     decided and the acker's, nobody changes it any more. ``ties`` are what its end lets go of. ``expires_ms`` (Redis'
     clock) is when it is too late to start it. ``lane`` is where it was started, and stays marked as started until its
     end is committed or the lane's next starts.
-    ``run`` is what hooks of its handler see of it, where it was made.
+    ``ended``: it was revoked, and its run has been told. ``run`` is what hooks of its handler see of it, where it was
+    made.
     """
 
     __slots__ = (
         "delay_ms",
         "delivery",
         "due_ms",
+        "ended",
         "expires_ms",
         "handed",
         "handler",
@@ -100,6 +102,7 @@ class Job:
         self.move = ""
         self.delay_ms = 0
         self.due_ms = 0
+        self.ended = False
         self.payload = ""
         self.started_ms = 0
         self.overran = False

@@ -19,10 +19,12 @@ import msgspec
 from taskstream import continuation, middleware
 from taskstream.continuation import Failed
 from taskstream.errors import InvalidMessage, MaxRetriesExceeded, Retry, Shutdown
+from taskstream.handler import Successor
 from taskstream.logs import type_name
 from taskstream.message import ADMITTED_HEADER, DEATHS_HEADER, UNKNOWN_HEADER, Delivery, Message, fields_json
 from taskstream.results.base import FAILURE, RETRY, REVOKED, SUCCESS, Failure, Outcome
 from taskstream.retry import backoff_delay
+from taskstream.running import MOST_PUBLISHED
 
 from .membership import Job
 
@@ -38,6 +40,8 @@ UNKNOWN_BACKOFF_MAX_S = 120.0
 
 NO_RETRY = (InvalidMessage, Shutdown)
 """Failures that nobody is asked about: a payload that cannot be decoded never changes."""
+
+REVOKED_BEFORE = Failure("Revoked", "was revoked before it ran")
 
 _NULL = msgspec.Raw(b"null")
 _TRACEBACK_LIMIT = 64 * 1024
@@ -295,7 +299,15 @@ def _outcome(job: Job, state: str, worker: str, value: msgspec.Raw, error: Failu
         value,
         error,
         request_id if isinstance(request_id, str) else None,
+        children_of(job) if delivery.published or job.successors else msgspec.UNSET,
     )
+
+
+def children_of(job: Job) -> list[str] | msgspec.UnsetType:
+    """Ids of what a run has sent, and of what is published because it has ended."""
+    found = list(job.delivery.published or ())
+    found += [one.message.id for one in job.successors if isinstance(one, Successor)]
+    return found[:MOST_PUBLISHED] or msgspec.UNSET
 
 
 def _safe(text: str) -> str:

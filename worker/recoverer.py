@@ -87,7 +87,8 @@ class Recoverer:
             for consumer in self._consumers:
                 membership = consumer.membership
                 waits = False
-                if membership is not None and not membership.lost:
+                # What was revoked has to be known here before anything of it can be taken over.
+                if membership is not None and not membership.lost and not consumer.revocations.stale:
                     try:
                         waits = self._sweep(consumer, membership)
                     except (redis.RedisError, OSError, TaskstreamError) as error:

@@ -13,13 +13,14 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from taskstream.app import registry, sending
+from taskstream.app import registry, revoking, sending
 from taskstream.app.outcomes import Outcomes
 from taskstream.app.registry import Registry
 from taskstream.app.remote import RemoteTask
 from taskstream.app.result import AsyncResult as Handle
 from taskstream.app.signature import Signature, envelopes
 from taskstream.app.told import EnqueueHooks
+from taskstream.app.unfinished import Unfinished
 from taskstream.app.waiter import Waiter
 from taskstream.arguments import decode_json
 from taskstream.broker import Broker, Envelope
@@ -124,6 +125,7 @@ class Taskstream(Registry):
             self.send = self._hooks.around(self.send)  # type: ignore[method-assign,assignment]
         self._run_async: Callable[[Coroutine[Any, Any, Any]], Any] = asyncio.run
         self.worker = ""
+        self.unfinished = Unfinished(lambda: self.broker)
         self.start_afresh()
         registry.enlist(self)
 
@@ -151,6 +153,8 @@ class Taskstream(Registry):
         found = self._send(envelope)
         if RUNNING.get() is not None:
             note_published([found])
+        if envelope.delay_ms is not None or envelope.due_ms is not None:
+            self.unfinished.note_scheduled([(found, envelope)])
         return found
 
     def _send(self, envelope: Envelope) -> str:
@@ -182,6 +186,7 @@ class Taskstream(Registry):
             self._hooks.after_all(items, ids)
         certain = zip(ids, items, strict=False)
         note_published(sent for sent in ids if sent is not None)
+        self.unfinished.note_scheduled(zip(ids, items, strict=False))
         handles: list[Handle[Any]] = [Handle(sent, self, item.stream) for sent, item in certain if sent is not None]
         if error is not None:
             raise sending.with_sent(error, handles, len(items))
@@ -207,6 +212,23 @@ class Taskstream(Registry):
         if not isinstance(message_id, str) or not MESSAGE_ID.fullmatch(message_id):
             raise ValidationError(f"AsyncResult: {message_id!r:.200} is no id of a message: give the id of a result")
         return Handle(message_id, self)
+
+    def revoke(
+        self,
+        ids: str | Handle[Any] | Iterable[str | Handle[Any]],
+        *,
+        terminate: bool = False,
+        queue: str | None = None,
+    ) -> None:
+        """Have messages not run any more: an id, a handle, or many of them. They end as REVOKED when their turn comes.
+
+        What runs goes on, unless ``terminate``: ``taskstream.Revoked`` is thrown into it, as a time limit would be.
+        Workers that start later know, too: an id is remembered for a day, of a scheduled message for a day beyond its
+        time. ``queue`` is where the messages went; where neither it nor a handle says so, any queue of the app's tasks.
+
+        Raises ValidationError for what is no id, BrokerUnavailable (it may be repeated).
+        """
+        revoking.revoke(self.broker, revoking.by_queue(ids, queue, self.queues() or (self.name,)), terminate)
 
     # Connections
 

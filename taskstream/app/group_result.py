@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from taskstream.app.result import AsyncResult, check_timeout, value_or_failure
+from taskstream.broker.states import PENDING
 from taskstream.errors import ResultTimeout
 from taskstream.results.base import FINAL_STATES, SUCCESS
 
@@ -64,6 +65,12 @@ class GroupResult:
         """How many messages of the group have succeeded, those of groups in it among them."""
         return sum(state == SUCCESS for state in self._states())
 
+    def revoke(self, terminate: bool = False) -> None:
+        """Have no member run any more, with ``terminate`` nor go on running. Raises BrokerUnavailable."""
+        leaves = list(self._leaves())
+        if leaves:
+            leaves[0].source.revoke(leaves, terminate=terminate)
+
     def __iter__(self) -> Iterator[AsyncResult[Any] | GroupResult]:
         return iter(self.results)
 
@@ -90,7 +97,7 @@ class GroupResult:
                 yield result
 
     def _states(self) -> Iterator[str]:
-        return (leaf.state for leaf in self._leaves())
+        return (leaf.final_state() or PENDING for leaf in self._leaves())
 
     def _ordered(self, values: dict[str, Any]) -> list[Any]:
         return [

@@ -47,6 +47,7 @@ class TaskOptions(TypedDict, total=False):
     max_deliveries: int
     ignore_result: bool
     unique: bool
+    track_started: bool
     rate_limit: float | str | None
     max_concurrency: int | None
     limit_key: Callable[..., object] | None
@@ -67,6 +68,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     max_deliveries: int = 3
     ignore_result: bool = False
     unique: bool = False
+    track_started: bool = False
     bind: bool = False
     rate_limit: float | str | None = None
     max_concurrency: int | None = None
@@ -80,6 +82,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
                 raise ConfigError(f"task {task}: {option}={getattr(self, option)!r} cannot be used: give {wanted}")
 
         retries = self.max_retries
+        check("track_started", isinstance(self.track_started, bool), "True or False")
         check("bind", isinstance(self.bind, bool), "True or False")
         check("max_retries", retries is None or _whole(retries, 0), "a whole number from 0 on")
         check("retry_backoff", _seconds(self.retry_backoff, least=0.0), "seconds from 0 on")

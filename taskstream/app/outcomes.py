@@ -45,6 +45,10 @@ class Outcomes:
         found = self._store.read(message_id, QUEUE_GROUP)
         return found[0] if found else None
 
+    def forget(self, message_id: str) -> None:
+        """Delete what the store has of a message. Raises ResultUnavailable if it cannot."""
+        self._store.forget(message_id, QUEUE_GROUP)
+
     def wait(
         self,
         message_id: str,

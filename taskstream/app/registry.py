@@ -81,6 +81,8 @@ class Registry:
         and returns the handle of that one. ``rate_limit`` (``"10/s"``, ``"100/m"``, ``"5/h"``, or a number per second)
         and ``max_concurrency`` hold over all workers; with ``limit_key``, a function of some of the task's arguments by
         their names, for each value of that by itself.
+        ``track_started``: a call that runs says so (STARTED), at the price of a round trip to Redis; without it, it is
+        PENDING until it has ended.
 
         Raises ConfigError for an option that cannot be used and for a second task of the same name.
         """

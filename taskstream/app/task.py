@@ -20,14 +20,16 @@ from taskstream.app.options import Options
 from taskstream.app.request import NOWHERE, Request
 from taskstream.app.result import AsyncResult, ResultSource
 from taskstream.app.signature import Signature
+from taskstream.app.unfinished import Unfinished
 from taskstream.arguments import Arguments, Parameter, ReturnValue
 from taskstream.broker import Envelope
+from taskstream.broker.states import PROGRESS, STARTED
 from taskstream.continuation import after
 from taskstream.errors import ConfigError, Retry, ValidationError
 from taskstream.handler import Follower, Handler
 from taskstream.inline import as_plain
 from taskstream.keys import check_name
-from taskstream.message import THEN_HEADER, Delivery, Message, new_id
+from taskstream.message import THEN_HEADER, Delivery, Message, encode_json, new_id
 from taskstream.middleware import RETRIES, Middleware
 from taskstream.running import RUNNING, followed
 
@@ -63,6 +65,10 @@ class Host(ResultSource, Protocol):
         """Put one message on its queue; return the id it is there under. Raises BrokerUnavailable or QueueFull."""
 
     @property
+    def unfinished(self) -> Unfinished:
+        """Where runs say how they get on."""
+
+    @property
     def worker(self) -> str:
         """Name of the worker process that runs the app; empty in any other."""
 
@@ -85,6 +91,7 @@ class Task(Generic[P, R, C]):
         self.queue: str = check_name("queue", host.name if options.queue is None else options.queue)
         self.settings = options.settings(self.name)
         self.unique = options.unique
+        self._track_started = options.track_started
         self._host = host
         self._function = _bound(function, self, self.name) if options.bind is True else function
         self.limit = options.limit(self.name, self._function, self._by_name)
@@ -222,6 +229,33 @@ class Task(Generic[P, R, C]):
         """What may be given, in the order of the signature. Raises ConfigError for annotations that cannot be used."""
         return self._arguments.parameters
 
+    def progress(self, done: float, total: float | None = None, /, **info: Any) -> None:
+        """Say how far this run has got: ``state`` is PROGRESS then, and ``info`` of the result has what is given here.
+
+        ``done`` of ``total``, in whatever they count, and any JSON values by name. One round trip to Redis each time;
+        while Redis is away it is not said. Does nothing in a task that was called like any function.
+
+        Raises ValidationError for what JSON cannot carry.
+        """
+        numbers = {"done": done} if total is None else {"done": done, "total": total}
+        for name, value in numbers.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                text = f"{value!r:.200} is no number"
+                raise ValidationError(f"{self.name}: progress: {name}: {text}", {name: [text]})
+        said = _json({**numbers, **info}, f"{self.name}: progress")
+        delivery = RUNNING.get()
+        if delivery is not None and delivery.message.name == self.name:
+            self._host.unfinished.note(delivery, PROGRESS, self._host.worker, said)
+
+    def _telling(self, run: Callable[[Delivery], object]) -> Callable[[Delivery], object]:
+        """``run``, which says so when it begins."""
+
+        def told(delivery: Delivery) -> object:
+            self._host.unfinished.note(delivery, STARTED, self._host.worker)
+            return run(delivery)
+
+        return told
+
     def arguments_in(self, body: bytes) -> tuple[Sequence[Any], Mapping[str, Any]]:
         """The arguments of a call, of their annotated types. Raises InvalidMessage."""
         return self._arguments.decode(body)
@@ -271,7 +305,7 @@ class Task(Generic[P, R, C]):
 
         return Handler(
             name=self.name,
-            run=run,
+            run=self._telling(run) if self._track_started else run,
             app=self._host.name,
             version="-",
             log_done_at=logging.DEBUG,
@@ -335,3 +369,12 @@ def _retry(where: str, exc: object, countdown: object, eta: object, max_retries:
         due_ms=None if eta is None else max(0, int(cast(datetime, eta).timestamp() * 1000)),
         max_retries=cast(int | None, max_retries),
     )
+
+
+def _json(info: dict[str, Any], where: str) -> dict[str, Any]:
+    """``info`` as it is. Raises ValidationError naming ``where`` if JSON cannot carry it."""
+    try:
+        encode_json(info)
+    except ValidationError as error:
+        raise ValidationError(f"{where}: {error}") from None
+    return info

@@ -27,7 +27,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
     ``delivery`` is the number of the hand-out that produced it: a store replaces a record only by one of an
     equal or later delivery, because a worker may lose a message to another while its outcome is on the way
-    to the disk.
+    to the disk. ``children`` are the ids of what its run has published, UNSET where that is nothing.
     """
 
     id: str
@@ -43,6 +43,7 @@ class Outcome(msgspec.Struct, frozen=True):
     value: msgspec.Raw = msgspec.Raw(b"null")
     error: Failure | None = None
     request_id: str | None = None
+    children: list[str] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ResultStore(Protocol):
@@ -63,6 +64,12 @@ class ResultStore(Protocol):
 
     def read(self, message_id: str, group: str | None = None) -> list[Outcome]:
         """The outcomes of a message, of one group or of all; empty if there is none yet.
+
+        Raises ResultUnavailable if the store cannot be reached.
+        """
+
+    def forget(self, message_id: str, group: str | None = None) -> None:
+        """Delete the outcomes of a message, of one group or of all; nothing where there is none.
 
         Raises ResultUnavailable if the store cannot be reached.
         """

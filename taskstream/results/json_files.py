@@ -106,6 +106,18 @@ class JsonFileStore:
             raise ResultUnavailable(f"result of {message_id} in {self._folder} cannot be read: {error}") from error
         return found
 
+    def forget(self, message_id: str, group: str | None = None) -> None:
+        """Delete the outcomes of a message. Raises ResultUnavailable."""
+        try:
+            with suppress(FileNotFoundError):
+                for name in [_file_name(group)] if group is not None else self._group_folders():
+                    path = self._folder / name / f"{_file_name(message_id)}{SUFFIX}"
+                    if path.exists():
+                        with locked(self._folder / _LOCK):
+                            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise ResultUnavailable(f"result of {message_id} in {self._folder} cannot be deleted: {error}") from error
+
     def sweep(self, now_ms: int, limit: int = 10_000) -> int:
         """Delete outcomes older than the retention, and what dead processes left unfinished."""
         oldest_ns = (now_ms - self._retention_ms) * 1_000_000

@@ -59,6 +59,17 @@ class PluggedStore:
         except Exception as error:
             raise ResultUnavailable(f"result store {display_url(self.url)} cannot be read: {_told(error)}") from error
 
+    def forget(self, message_id: str, group: str | None = None) -> None:
+        """Delete the outcomes of a message. Raises ResultUnavailable, also for a store that cannot do that."""
+        if not callable(getattr(self._store, "forget", None)):
+            raise ResultUnavailable(f"result store {display_url(self.url)} has no forget(): it keeps what it has")
+        try:
+            self._store.forget(message_id, group)
+        except TaskstreamError:
+            raise
+        except Exception as error:
+            raise ResultUnavailable(f"result store {display_url(self.url)} cannot forget: {_told(error)}") from error
+
     def sweep(self, now_ms: int, limit: int = 10_000) -> int:
         """Delete what is older than the retention. Raises OSError."""
         try:

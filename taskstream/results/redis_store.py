@@ -70,6 +70,15 @@ class RedisStore:
             text = str(error) or type(error).__name__
             raise ResultUnavailable(f"result store {self._display_url} cannot be read: {text}") from error
 
+    def forget(self, message_id: str, group: str | None = None) -> None:
+        """Delete the outcomes of a message. Raises ResultUnavailable."""
+        name = keys.outcomes(message_id)
+        try:
+            self._link().call(*(("DEL", name) if group is None else ("HDEL", name, group)))
+        except (redis.RedisError, OSError) as error:
+            text = str(error) or type(error).__name__
+            raise ResultUnavailable(f"result store {self._display_url} cannot be reached: {text}") from error
+
     def sweep(self, now_ms: int, limit: int = 10_000) -> int:
         """Nothing to do: Redis ends every record by itself."""
         return 0

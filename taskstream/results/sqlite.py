@@ -154,11 +154,7 @@ class SqliteStore:
 
     def read(self, message_id: str, group: str | None = None) -> list[Outcome]:
         """The outcomes of a message; waits for no writer. Raises ResultUnavailable."""
-        question = f"SELECT {COLUMNS} FROM outcomes WHERE id = ?"
-        values = [message_id]
-        if group is not None:
-            question += " AND grp = ?"
-            values.append(group)
+        question, values = _of_message(f"SELECT {COLUMNS} FROM outcomes", message_id, group)
         session: _Session | None = None
         try:
             session = self._take() or self._open_for_reading()
@@ -168,6 +164,20 @@ class SqliteStore:
             self._release(session)
             return [sqlite_rows.outcome_of(row) for row in rows]
         except (sqlite3.Error, OSError, UnicodeError, msgspec.DecodeError, _Newer) as error:
+            self._drop(session)
+            raise ResultUnavailable(str(self._problem(error))) from error
+
+    def forget(self, message_id: str, group: str | None = None) -> None:
+        """Delete the outcomes of a message. Raises ResultUnavailable."""
+        question, values = _of_message("DELETE FROM outcomes", message_id, group)
+        session: _Session | None = None
+        try:
+            if self._identity() is None:
+                return
+            session = self._take() or self._open_for_writing(None)
+            patiently(session.connection, question, values)
+            self._release(session)
+        except (sqlite3.Error, OSError, _Newer) as error:
             self._drop(session)
             raise ResultUnavailable(str(self._problem(error))) from error
 
@@ -377,6 +387,13 @@ class SqliteStore:
         if isinstance(error, OSError):
             return ResultStoreError(error.errno or errno.EIO, f"result store: {remedy(error)}", str(self._path))
         return ResultStoreError(errno.EIO, f"result store: {error}", str(self._path))
+
+
+def _of_message(statement: str, message_id: str, group: str | None) -> tuple[str, list[str]]:
+    """``statement`` about the outcomes of a message, of one group or of all, and its parameters."""
+    if group is None:
+        return f"{statement} WHERE id = ?", [message_id]
+    return f"{statement} WHERE id = ? AND grp = ?", [message_id, group]
 
 
 def _identity_of(path: Path) -> _Identity | None:

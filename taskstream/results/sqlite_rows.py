@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import cast
 
 import msgspec
 
@@ -40,6 +41,7 @@ _CREATE = (
 CREATE TABLE outcomes (
     id TEXT NOT NULL, grp TEXT NOT NULL, delivery INTEGER NOT NULL, finished_ms INTEGER NOT NULL,
     record TEXT NOT NULL, -- [handler, state, attempts, sent_ms, started_ms, worker, value, error, request_id]
+    -- and, where there are any, children
     -- as JSON; a large one as BLOB: the same, compressed by zlib
     UNIQUE (id, grp)
 )""",
@@ -64,8 +66,10 @@ def _insert(rows: int) -> str:
 _INSERTS = {2**power: _insert(2**power) for power in range(_LARGEST.bit_length())}
 
 _encode_record = msgspec.json.Encoder().encode
-_decode_record = msgspec.json.Decoder(
-    tuple[str, str, int, int, int, str, msgspec.Raw, Failure | None, str | None]
+_Record = tuple[str, str, int, int, int, str, msgspec.Raw, Failure | None, str | None]
+_decode_record = msgspec.json.Decoder(_Record).decode
+_decode_long_record = msgspec.json.Decoder(
+    tuple[str, str, int, int, int, str, msgspec.Raw, Failure | None, str | None, list[str]]
 ).decode
 
 
@@ -88,19 +92,18 @@ def parameters(outcomes: Sequence[Outcome]) -> list[Value]:
 
 
 def _row(outcome: Outcome) -> tuple[str, str, int, int, str | bytes]:
-    record = _encode_record(
-        (
-            outcome.handler,
-            outcome.state,
-            outcome.attempts,
-            outcome.sent_ms,
-            outcome.started_ms,
-            outcome.worker,
-            outcome.value,
-            outcome.error,
-            outcome.request_id,
-        )
+    fields = (
+        outcome.handler,
+        outcome.state,
+        outcome.attempts,
+        outcome.sent_ms,
+        outcome.started_ms,
+        outcome.worker,
+        outcome.value,
+        outcome.error,
+        outcome.request_id,
     )
+    record = _encode_record((*fields, outcome.children) if outcome.children else fields)
     return outcome.id, outcome.group, outcome.delivery, outcome.finished_ms, pack(record) or record.decode()
 
 
@@ -109,7 +112,13 @@ def outcome_of(row: tuple[str, str, int, int, str | bytes]) -> Outcome:
     message_id, group, delivery, finished_ms, record = row
     if isinstance(record, bytes):
         record = unpack(record)
-    handler, state, attempts, sent_ms, started_ms, worker, value, error, request_id = _decode_record(record)
+    children: list[str] | msgspec.UnsetType = msgspec.UNSET
+    try:
+        fields = _decode_record(record)
+    except msgspec.ValidationError:
+        *rest, children = _decode_long_record(record)
+        fields = cast(_Record, rest)
+    handler, state, attempts, sent_ms, started_ms, worker, value, error, request_id = fields
     return Outcome(
         id=message_id,
         group=group,
@@ -124,6 +133,7 @@ def outcome_of(row: tuple[str, str, int, int, str | bytes]) -> Outcome:
         value=value,
         error=error,
         request_id=request_id,
+        children=children,
     )
 
 

@@ -72,7 +72,10 @@ class World:
         self.executor.start()
         stats = SimpleNamespace(count=lambda move, elapsed: self.counted.append(move))
         self.consumer = cast(
-            Any, SimpleNamespace(stats=stats, release_slot=lambda: None, acker=SimpleNamespace(put=self.done.append))
+            Any,
+            SimpleNamespace(
+                stats=stats, release_slot=lambda: None, acker=SimpleNamespace(put=self.done.append), revoked={}
+            ),
         )
         self.membership = Membership(self.consumer, cast(Any, None), 0, 1e12)
 
