@@ -136,7 +136,7 @@ def order(stream: str, ordering_key: str) -> str:
 
 
 def ordered(stream: str) -> str:
-    """String, there while it is not 0: how many messages wait for their turn in all lists of ``order``."""
+    """Hash: key of a list of ``order`` → how many messages wait in it for their turn, if any; all under ``""``."""
     return f"ts:{{{stream}}}:ordered"
 
 
@@ -223,7 +223,7 @@ _KINDS = {
     "watched": b"string",
     "published": b"string",
     "order": b"list",
-    "ordered": b"string",
+    "ordered": b"hash",
     "slots": b"hash",
     "parked": b"list",
     "parking": b"hash",

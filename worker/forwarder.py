@@ -1,4 +1,4 @@
-"""Makes delayed messages readable when they are due, trims streams, looks after parked messages, on its own clock."""
+"""Makes delayed messages readable when due, trims streams, looks after what is parked or ordered, on its own clock."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import gevent
 import redis
 from gevent.event import Event
 
-from taskstream.broker import Broker, limits
+from taskstream.broker import Broker, limits, turns
 from taskstream.broker.group import ConsumerGroup
 from taskstream.errors import ConfigError, TaskstreamError
 from taskstream.handler import QUEUE_GROUP
@@ -80,6 +80,7 @@ class Forwarder:
             self._due = min(self._due, boottime() + (wait_ms / 1000 if moved < PROMOTE_COUNT else 0.0))
         if trim:
             self._look_after_parked(membership.group)
+            self._look_after_orders(membership.group)
         if trim and membership.group.trim(self._broker.call, TRIM_COUNT) >= TRIM_COUNT:
             self._trim_at = 0.0
 
@@ -92,3 +93,12 @@ class Forwarder:
             if stale or gone:
                 said = {"stream.name": group.stream, "limit": name, "stale": stale, "gone": gone}
                 self._log.debug("Slots were free that nobody had let go of", said)
+
+    def _look_after_orders(self, group: ConsumerGroup) -> None:
+        """Whoever ends a message lets the next one of its key come. This is for those that were deleted by hand."""
+        if group.group != QUEUE_GROUP or not turns.waiting(self._broker.call, group.stream):
+            return
+        stuck = turns.unstick(self._broker.call, group.stream)
+        if stuck:
+            said = {"stream.name": group.stream, "count": stuck}
+            self._log.warning("Messages waited for the end of others that are gone, going on with them", said)

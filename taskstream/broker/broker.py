@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from taskstream import keys
+from taskstream.broker import turns
 from taskstream.broker.publisher import Publisher
 from taskstream.broker.script import Script
 from taskstream.errors import ConfigError, WrongKind
@@ -113,7 +114,7 @@ class Broker(Publisher):
         state = look(lambda: self.state(stream, name), None)
         waiting, oldest = self._unread(stream, group)
         if name == QUEUE_GROUP:
-            waiting += look(lambda: int(self.call("GET", keys.ordered(stream)) or 0), 0)
+            waiting += look(lambda: turns.waiting(self.call, stream), 0)
             waiting += look(lambda: self._parked(stream), 0)
         held = int(group["pending"])
         if own is not None:

@@ -18,6 +18,8 @@
 -- XACK ignores who owns an entry, so the lease is the fence. Under a live lease an XACK that answers 0 means
 -- that an earlier commit of this consumer landed and its reply was lost: its other half landed with it.
 -- include: ranking
+-- include: ordered
+-- include: turns
 local group, consumer = ARGV[1], ARGV[2]
 local score = redis.call('ZSCORE', KEYS[3], consumer)
 if not score or tonumber(score) < 2 or tonumber(score) % 1 ~= 0 then
@@ -46,18 +48,6 @@ for source = 1, 2 do
   end
 end
 
--- Makes a message readable that rests as its fields in JSON; returns its id and its entry's.
-local function put_again(member)
-  -- Nothing of ours: let it become a dead letter like any other unreadable entry.
-  local fields = decoded(member) or {'unreadable', member}
-  local entry = redis.call('XADD', KEYS[2], '*', unpack(fields))
-  for i = 1, #fields, 2 do
-    if fields[i] == 'id' then
-      return fields[i + 1], entry
-    end
-  end
-end
-
 -- Of the move that is being made: where the message was held, and b.
 local held_at, payload
 
@@ -68,20 +58,7 @@ local TIES = {
     if (kind ~= 'a' and kind ~= 'd') or redis.call('LINDEX', order, 0) ~= id then
       return
     end
-    redis.call('LPOP', order)
-    local member, next_id = redis.call('LINDEX', order, 0), nil
-    while member and not next_id do
-      if redis.call('DECR', ordered) <= 0 then
-        redis.call('DEL', ordered)
-      end
-      next_id = put_again(member)
-      if next_id then
-        redis.call('LSET', order, 0, next_id)
-      else
-        redis.call('LPOP', order)
-        member = redis.call('LINDEX', order, 0)
-      end
-    end
+    next_turn(order, ordered)
   end,
   -- The argument is the message's id. Its end lets the same call be sent again; KEYS published.
   unique = function(kind, delay, id, published)
@@ -124,7 +101,7 @@ local TIES = {
     end
   end,
 }
-local KINDS = {order = {'list', 'string'}, unique = {'string'}, slot = {'hash', 'list', 'hash'}}
+local KINDS = {order = {'list', 'hash'}, unique = {'string'}, slot = {'hash', 'list', 'hash'}}
 
 -- Looked at before the first move: one that fails half-way has been acknowledged and is nowhere.
 local function wrong(i, kind)

@@ -15,6 +15,7 @@
 -- the one that was published under a key of the message, now or before.
 -- What is delayed, or waits for its turn or by its priority, counts against the limit for messages that would be the same.
 -- include: ranking
+-- include: ordered
 local most, remember = tonumber(ARGV[1]), tonumber(ARGV[2])
 local length = most > 0 and redis.call('XLEN', KEYS[1]) or 0
 local ids, key, at = {}, 2, 4
@@ -81,7 +82,7 @@ while at <= #ARGV do
   if not known then
     local there = length
     if most > 0 and waits then
-      there = there + tonumber(redis.call('GET', ordered) or 0)
+      there = there + tonumber(redis.call('HGET', ordered, '') or 0)
     elseif most > 0 and comes then
       there = there + redis.call('ZCARD', delayed)
     elseif most > 0 and ranked then
@@ -94,7 +95,7 @@ while at <= #ARGV do
       redis.call('ZADD', delayed, due, resting(first, last, now))
     elseif waits then
       -- Counted first: a count of a wrong type has to show while nothing is done.
-      redis.call('INCR', ordered)
+      count_waiting(ordered, order, 1)
       redis.call('RPUSH', order, resting(first, last, now))
     else
       if ranked then

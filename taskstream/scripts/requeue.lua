@@ -8,6 +8,7 @@
 --         'unique'    published
 -- Returns for each letter 1 requeued · 0 left alone: gone, or another letter of that id by now · 2 left alone: the same
 -- call of a unique task waits or runs.
+-- include: ordered
 -- A server that is out of memory takes writes that need more only after another write of the same script.
 redis.call('PERSIST', KEYS[1])
 -- What a script did before one of its commands fails stays done, so keys of a wrong type have to show first.
@@ -38,7 +39,7 @@ while at <= #ARGV do
     reply[#reply + 1] = 2
   else
     if order and redis.call('LLEN', order) > 0 then
-      redis.call('INCR', ordered)
+      count_waiting(ordered, order, 1)
       redis.call('RPUSH', order, cjson.encode({unpack(ARGV, first, last)}))
     else
       redis.call('XADD', KEYS[3], '*', unpack(ARGV, first, last))

@@ -57,7 +57,7 @@ def bury(world: World) -> None:
 
 def wait_for_turn(world: World) -> None:
     world.call("RPUSH", ORDER, "m0", FIELDS)
-    world.call("SET", ORDERED, 1)
+    world.call("HSET", ORDERED, "", 1, ORDER, 1)
 
 
 def grace(world: World) -> None:

@@ -10,7 +10,7 @@ import redis
 from script_cases import AGAIN, LEASES, ME, Case, G, S, World, cases, check, commit, do, seed, then
 
 from taskstream import keys
-from taskstream.broker import Broker, Envelope
+from taskstream.broker import Broker, Envelope, turns
 from taskstream.broker.letters import Letters
 from taskstream.handler import QUEUE_GROUP
 from taskstream.message import ORDER_HEADER, UNIQUE_HEADER, Message, fields_json
@@ -32,9 +32,15 @@ def waits(message: str) -> str:
     return f'["id","{message}"]'
 
 
+def counted(count: int | None, key: str = ORDER) -> dict[str, str | None]:
+    """So many wait, all in one order."""
+    said = None if count is None else str(count)
+    return {f"{ORDERED} ": said, f"{ORDERED} {key}": said}
+
+
 def queue(*waiting: str, head: str = "m1", key: str = ORDER) -> list[Callable[[World], Any]]:
     """An order whose turn is ``head``'s."""
-    counted = [do("INCRBY", ORDERED, len(waiting))] if waiting else []
+    counted = [do("HINCRBY", ORDERED, field, len(waiting)) for field in ("", key) if waiting]
     return [seed, do("RPUSH", key, head, *waiting), *counted]
 
 
@@ -64,7 +70,7 @@ TIES = [
     *(
         Case(f"{word}: the next one's turn", queue(waits("m7"), waits("m8")), commit((*move, order("m1"))), WON, change)
         for word, move, more in ENDS
-        for change in [GONE_1 | more | NEXT | {ORDER: ["m7", waits("m8")], ORDERED: "1"}]
+        for change in [GONE_1 | more | NEXT | {ORDER: ["m7", waits("m8")], **counted(1)}]
     ),
     *(
         Case(f"{word}: the last of its key", queue(), commit((*move, order("m1"))), WON, GONE_1 | more | {ORDER: None})
@@ -79,7 +85,7 @@ TIES = [
         queue(waits("m7")),
         commit((*ENDS[0][1], order("m1"))),
         WON,
-        GONE_1 | NEXT | {ORDER: ["m7"], ORDERED: None},
+        GONE_1 | NEXT | {ORDER: ["m7"], **counted(None)},
     ),
     Case(
         "not its turn: as after FLUSHALL, or under a name that others took",
@@ -101,7 +107,8 @@ TIES = [
             AGAIN: ["* id m7", "* id m8"],
             ORDER: ["m7"],
             OTHER: ["m8"],
-            ORDERED: None,
+            **counted(None),
+            **counted(None, OTHER),
         },
     ),
     Case(
@@ -113,7 +120,7 @@ TIES = [
         | {
             AGAIN: ["2-1 id m4", "* unreadable nonsense", '* unreadable ["a"]', "* no id", "* id m7"],
             ORDER: ["m7"],
-            ORDERED: None,
+            **counted(None),
         },
     ),
     *(
@@ -147,7 +154,7 @@ TIES = [
         [*queue(waits("m7")), *locked()[1:]],
         commit((*ENDS[0][1], order("m1") + unique("m1"))),
         WON,
-        GONE_1 | NEXT | {ORDER: ["m7"], ORDERED: None, LOCK: None, f"{LOCK} ttl": None},
+        GONE_1 | NEXT | {ORDER: ["m7"], **counted(None), LOCK: None, f"{LOCK} ttl": None},
     ),
     *(
         Case(
@@ -182,9 +189,9 @@ def test_ties(case: Case, world: World) -> None:
 )
 def test_a_tie_of_another_type_is_named_before_anything_is_done(world: World, key: str, ties: tuple[Tie, ...]) -> None:
     seed(world)
-    world.call("HSET", key, "a", 1)
+    world.call("XADD", key, "1-1", "a", 1)
     before = world.keys()
-    with pytest.raises(redis.ResponseError, match=rf"^WRONGTYPE {key} is a hash and should be a (list|string)"):
+    with pytest.raises(redis.ResponseError, match=rf"^WRONGTYPE {key} is a stream and should be a (list|hash|string)"):
         commit((*ENDS[0][1], ties))(world)
     assert world.keys() == before
 
@@ -232,14 +239,18 @@ def test_a_requeued_letter_takes_its_turn_again(world: World) -> None:
     letters = bury(world, {ORDER_HEADER: "k"})
     assert requeue(letters) == [(True, None)]
     after = world.keys()
-    assert after[ORDER] == ["m1"] and len(after[keys.again(S, QUEUE_GROUP)]) == 1 and ORDERED not in after
+    assert after[ORDER] == ["m1"] and len(after[keys.again(S, QUEUE_GROUP)]) == 1 and f"{ORDERED} " not in after
     # Behind what came in meanwhile
     world.call("DEL", keys.again(S, QUEUE_GROUP))
     world.call("DEL", ORDER)
     world.call("RPUSH", ORDER, "m9")
     assert requeue(bury(world, {ORDER_HEADER: "k"})) == [(True, None)]
     after = world.keys()
-    assert after[ORDERED] == "1" and '"id","m1"' in after[ORDER][1] and keys.again(S, QUEUE_GROUP) not in after
+    assert (
+        after.items() >= counted(1).items()
+        and '"id","m1"' in after[ORDER][1]
+        and keys.again(S, QUEUE_GROUP) not in after
+    )
     assert not world.call("EXISTS", *LETTER_KEYS)
 
 
@@ -262,3 +273,82 @@ def test_ties_are_read_from_what_is_no_message_any_more() -> None:
     for fields in ([b"a"], [b"headers", b"["], [b"headers", b"[1]"], [b"id", b"\xff", b"headers", b"{}"], []):
         assert ties_of_fields(S, fields) == ()
     assert ties_of(S, "m1", {ORDER_HEADER: 5, UNIQUE_HEADER: None}) == ()
+
+
+# -- orders whose turn is that of a message that is gone --------------------------------------------------------------
+
+OWN = keys.again(S, QUEUE_GROUP)
+
+
+def stuck(world: World) -> None:
+    """Two orders in a queue that has nothing else."""
+    world.group(QUEUE_GROUP)
+    world.group(QUEUE_GROUP, OWN)
+    for key, waiting in ((ORDER, ("m7", "m8")), (OTHER, ("m9",))):
+        world.call("RPUSH", key, "gone", *map(waits, waiting))
+        for field in ("", key):
+            world.call("HINCRBY", ORDERED, field, len(waiting))
+
+
+def unstick(world: World) -> int:
+    return turns.unstick(world.call, S)
+
+
+def held(world: World) -> None:
+    world.add(S, "1-1", "m1")
+    world.read(ME, S, 1, QUEUE_GROUP)
+
+
+BUSY: list[tuple[str, Callable[[World], Any]]] = [
+    ("unread", do("XADD", S, "1-1", "id", "m1")),
+    ("put back", do("XADD", OWN, "1-1", "id", "m1")),
+    ("held", held),
+    ("delayed", do("ZADD", keys.delayed(S, QUEUE_GROUP), 1, "x")),
+    ("ranked", do("ZADD", keys.ranked(S, QUEUE_GROUP), 1, "x")),
+    ("parked", do("HSET", keys.parking(S), "x", 1)),
+    ("of no group yet", then(do("XGROUP", "DESTROY", S, QUEUE_GROUP), do("XADD", S, "1-1", "id", "m1"))),
+]
+
+UNSTICK = [
+    Case("nothing waits", [], unstick, 0),
+    *(Case(f"there is one more, {word}", [stuck, more], unstick, 0) for word, more in BUSY),
+    Case(
+        "nothing else is there",
+        [stuck, do("DEL", OTHER)],
+        unstick,
+        1,
+        {OWN: ["* id m7"], ORDER: ["m7", waits("m8")], **counted(1), f"{ORDERED} {OTHER}": None},
+    ),
+    Case(
+        "the stream is gone as a whole",
+        [stuck, do("DEL", OTHER), do("DEL", S), do("DEL", OWN)],
+        unstick,
+        1,
+        {OWN: ["* id m7"], ORDER: ["m7", waits("m8")], **counted(1), f"{ORDERED} {OTHER}": None},
+    ),
+    Case(
+        "what was done is kept for a while, and is nothing that waits",
+        [
+            stuck,
+            held,
+            do("XACK", S, QUEUE_GROUP, "1-1"),
+            do("DEL", OTHER),
+        ],
+        unstick,
+        1,
+        {OWN: ["* id m7"], ORDER: ["m7", waits("m8")], **counted(1), f"{ORDERED} {OTHER}": None},
+    ),
+]
+
+
+@cases(*UNSTICK)
+def test_unstick(case: Case, world: World) -> None:
+    check(case, world)
+
+
+def test_all_orders_that_are_stuck_go_on(world: World) -> None:
+    stuck(world)
+    assert turns.waiting(world.call, S) == 3
+    assert unstick(world) == 2 and turns.waiting(world.call, S) == 1
+    assert sorted(world.keys()[OWN]) == ["* id m7", "* id m9"]
+    assert unstick(world) == 0

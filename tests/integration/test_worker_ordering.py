@@ -15,7 +15,7 @@ from helpers import Started, eventually
 from jobs import kill, worker_processes
 
 from taskstream import keys
-from taskstream.broker import Broker
+from taskstream.broker import Broker, turns
 from taskstream.broker.letters import Letters
 from taskstream.handler import QUEUE_GROUP
 
@@ -90,7 +90,7 @@ def test_order_holds_under_kills_and_retries(
     broker.close()
 
 
-def test_an_order_goes_on_after_dead_expired_unreadable_and_flushed_ones(
+def test_an_order_goes_on_after_dead_expired_unreadable_deleted_and_flushed_ones(
     calls: Any, start_pool: Callable[..., Started], tmp_path: Path, broker_url: str
 ) -> None:
     broker = Broker(broker_url)
@@ -101,25 +101,31 @@ def test_an_order_goes_on_after_dead_expired_unreadable_and_flushed_ones(
     broker.client.rpush(keys.order(QUEUE, "a"), "strange")
     dead = calls.once_only.apply_async(("a", "dead", True), ordering_key="a")
     late = calls.turn.apply_async(("a", "late"), ordering_key="a", expires=0)
+    # And another key whose turn is that of one that an operator deletes
+    calls.turn.apply_async(("b", "deleted"), ordering_key="b")
+    stuck = calls.turn.apply_async(("b", "stuck"), ordering_key="b")
+    assert broker.client.xdel(QUEUE, broker.client.xrevrange(QUEUE, count=1)[0][0]) == 1  # type: ignore[index]
     last = calls.turn.apply_async(("a", "last", 20.0), ordering_key="a")
-    assert broker.client.get(keys.ordered(QUEUE)) == b"3"
+    assert turns.waiting(broker.call, QUEUE) == 4
     # When a pool starts
     start_pool("--processes", "1", "--concurrency", "4")
     eventually(lambda: ("start", "a", "last") in notes(tmp_path), 20)
     # Then each has ended in its way
     assert [late.state, dead.state] == ["REVOKED", "FAILURE"] and ("start", "a", "late") not in notes(tmp_path)
     (state,) = broker.group_states(QUEUE)
-    assert (state.held, state.waiting, state.dead) == (1, 0, 2)
+    assert (state.held, state.waiting, state.dead) == (1, 1, 2)
     # And a dead letter that is requeued waits for its turn behind the one that runs
     waits = calls.turn.apply_async(("a", "waits"), ordering_key="a")
     letters = Letters(broker, QUEUE, QUEUE_GROUP)
     (letter,) = [one for found, _ in letters.get([dead.id]) for one in found]
     assert [one.done for one in letters.requeue([letter])] == [True]
-    assert broker.group_states(QUEUE)[0].waiting == 2
+    assert broker.group_states(QUEUE)[0].waiting == 3
     (tmp_path / "go-last").touch()
     assert (last.get(timeout=10), waits.get(timeout=10)) == ("last", "waits")
     eventually(lambda: dead.state == "SUCCESS")
     assert [one.name for one in notes(tmp_path, "a") if one.what == "end"] == ["last", "waits", "dead"]
+    # And when nothing else is left, the one behind the deleted one is run
+    assert stuck.get(timeout=20) == "stuck" and not notes(tmp_path, "deleted")
     # When everything in Redis vanishes while one runs, and another waits behind it
     calls.turn.apply_async(("a", "gone", 20.0), ordering_key="a")
     calls.turn.apply_async(("a", "lost"), ordering_key="a")
