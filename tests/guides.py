@@ -20,9 +20,11 @@ from taskstream import AsyncResult, Middleware, Signature, Task, Taskstream
 from taskstream.app.call_options import SendOptions
 from taskstream.app.options import Options
 from taskstream.app.request import Request
+from taskstream.broker import states
 from taskstream.cli.main import cli
 from taskstream.config_schemas import AppFile, ServerFile, StreamSection
 from taskstream.fields import Table
+from taskstream.results.base import FINAL_STATES, RETRY
 
 EXAMPLE = ROOT / "examples" / "from_celery"
 NOTHING = "–"
@@ -164,6 +166,6 @@ _FORMS: tuple[tuple[str, Callable[[], object]], ...] = (
     (r"signature\.(\w+)", lambda: dir(Signature)),
     (r"Middleware\.(\w+)", lambda: dir(Middleware)),
     (r"(TASKSTREAM_[A-Z_]+)", lambda: set(_variables())),
-    (r"([A-Z]+)", lambda: dir(importlib.import_module("taskstream.results.base"))),
+    (r"([A-Z]+)", lambda: [*dir(states), *FINAL_STATES, RETRY]),
     (r"([A-Z]\w+|chain|group|chord|shared_task)", lambda: taskstream.__all__),
 )
