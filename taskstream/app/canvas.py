@@ -14,7 +14,7 @@ from taskstream.app.call_options import PLAIN, SendOptions, check, merged, refus
 from taskstream.app.plan import Handle, Part, Plan, refuse
 from taskstream.app.signature import Signature
 from taskstream.broker.workflows import Chords, envelope_of
-from taskstream.continuation import Call, Origin, Then, follow
+from taskstream.continuation import Call, Fan, Origin, Then, follow
 from taskstream.errors import BrokerUnavailable, ValidationError
 from taskstream.handler import Opening, Successor
 from taskstream.keys import GATHER
@@ -281,6 +281,16 @@ def _host_name(work: Any) -> str:
     return str(work.task.host.name)
 
 
+def _unfed(then: Then) -> Then:
+    """The same, taking nothing from what is put before it."""
+    if then.calls:
+        first = msgspec.structs.replace(then.calls[0], si=True)
+        return Then([first, *then.calls[1:]], then.fan, then.join)
+    if then.fan is not None:
+        return Then(fan=Fan([_unfed(member) for member in then.fan.members], then.fan.chord))
+    return then
+
+
 def _launch(plan: Plan, then: Then, *, keyed: bool) -> None:
     """Send what begins a workflow."""
     host = plan.host
@@ -289,7 +299,7 @@ def _launch(plan: Plan, then: Then, *, keyed: bool) -> None:
     if openings and host.outbox is not None:
         # What the outbox keeps while Redis is away is messages: this one opens the chord where it is run.
         first = Call(plan.new_id(), GATHER, openings[0].queue, [msgspec.Raw(b"null")], si=True)
-        followers, openings = list(follow(Then([first], then.fan), None, Origin())), []
+        followers, openings = list(follow(Then([first], _unfed(then).fan), None, Origin())), []
     try:
         for start in range(0, len(openings), OPENINGS):
             Chords(host.broker).open(openings[start : start + OPENINGS])

@@ -250,6 +250,24 @@ def test_without_a_key_each_start_is_new(flow: Flow) -> None:
     assert all(one.plain for one in flow.envelopes)
 
 
+def test_with_an_outbox_a_chord_begins_by_one_message(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given an app whose messages go through an outbox, and no broker that a chord could be opened on
+    def nowhere(commands: list[tuple[Any, ...]]) -> list[Any]:
+        raise AssertionError("the broker may be away")
+
+    monkeypatch.setattr(app, "_outbox", flow)
+    monkeypatch.setattr(flow, "calls", nowhere)
+    # When workflows start that begin with a chord, or with a group, then each is so many messages
+    chorded = chord([inc.s(1), inc.s(2) | inc.s()], total.s() | inc.s()).delay()
+    assert len(flow.envelopes) == 1
+    grouped = group(inc.s(1), inc.s(2)).delay()
+    assert len(flow.envelopes) == 3
+    # ... and comes to what it does without
+    flow.run()
+    assert came_to(flow, chorded) == 7 and came_to(flow, grouped) == [2, 3]
+    assert came_to(flow, chorded.parent.parent) == [2, 4]
+
+
 # -- failure -----------------------------------------------------------------------------------------------
 
 
