@@ -1,25 +1,27 @@
-"""Calls of tasks over HTTP: ``POST /api/tasks/{name}`` sends one, ``GET /api/tasks/{id}`` follows it up."""
+"""Calls of tasks over HTTP: ``POST /api/tasks/{name}`` sends one, GET and DELETE follow it up."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import msgspec
 from flask import Response, request
 
+from taskstream.broker.states import PENDING, PROGRESS
 from taskstream.errors import ResultUnavailable, ValidationError
 from taskstream.logs import engine_logger
 from taskstream.message import MESSAGE_ID
 from taskstream.nearest import suggestion
 from taskstream.results.base import FINAL_STATES, Outcome
-from taskstream.results.record import record
+from taskstream.results.record import record, record_of_unfinished
 
 from .auth import refuse_cross_site
 from .calls import OPTIONS, options_of, read_call, refused
-from .errors import Problem, invalid
-from .events import check_json, read_body
+from .errors import Problem, fields_of_request, invalid
+from .events import check_json, read_body, read_query
 from .held import Held
 from .lean import Answer, LeanFlask
 from .prefer import idempotency_key_of, wait_of
@@ -98,30 +100,53 @@ class Tasks:
         _refuse_query(environ)
         _check_id(message_id)
         headers = {"Cache-Control": "no-store"}
-        outcome = self._app.outcomes.read(message_id)
-        if (outcome is None or outcome.state not in FINAL_STATES) and (wait := wait_of(environ)):
-            outcome = self._wait(message_id, None, wait, headers) or self._app.outcomes.read(message_id)
-        return _answer(self._now(message_id, outcome).record, 200, headers)
+        if wait := wait_of(environ):
+            self._wait(message_id, None, wait, headers)
+        return _answer(self._now(message_id).record, 200, headers)
 
     def listen(self, message_id: str) -> Response:
         """The view that tells what becomes of a call as it happens."""
         _check_id(message_id)
         _refuse_query(request.environ)
         outcomes, queues = self._app.outcomes, self._app.queues()
-        return stream(
-            lambda: self._now(message_id, outcomes.read(message_id)),
-            lambda: outcomes.watching(message_id, queues),
-            self._held,
-        )
+        return stream(lambda: self._now(message_id), lambda: outcomes.watching(message_id, queues), self._held)
 
-    def _now(self, message_id: str, outcome: Outcome | None) -> Now:
-        """What is known of a call whose outcome, as far as there is one, is given."""
-        if outcome is not None:
-            if outcome.state in FINAL_STATES:
-                return Now("result", END, record(outcome))
-            return Now("state", f"{outcome.state}-{outcome.attempts}", record(outcome))
-        self._app.outcomes.check_reachable(self._app.queues())
-        return Now("state", "PENDING", {"id": message_id, "state": "PENDING"})
+    def _now(self, message_id: str) -> Now:
+        """What is known of a call. Raises ResultUnavailable."""
+        found = self._app.AsyncResult(message_id).look()
+        if isinstance(found, Outcome):
+            if found.state in FINAL_STATES:
+                return Now("result", END, record(found))
+            return Now("state", f"{found.state}-{found.attempts}", record(found))
+        if found.state == PENDING:
+            self._app.outcomes.check_reachable(self._app.queues())
+            return Now("state", PENDING, {"id": message_id, "state": PENDING})
+        # Two of one millisecond differ by what they say.
+        mark = f"{found.state}-{found.delivery}-{found.at_ms}-{crc32(_encode(found.info)):08x}"
+        kind = "progress" if found.state == PROGRESS else "state"
+        return Now(kind, mark, record_of_unfinished(message_id, found))
+
+    def revoke(self, message_id: str) -> Response:
+        """The view that has a call not run any more."""
+        environ = request.environ
+        refuse_cross_site(environ)
+        _check_id(message_id)
+        asked = _revoke_query(environ)
+        try:
+            outcome = self._app.outcomes.read(message_id)
+        except ResultUnavailable:
+            outcome = None  # revoking needs no results
+        if outcome is not None and outcome.state in FINAL_STATES:
+            return _answer({**record(outcome), "revoked": False}, 200, {})
+        try:
+            self._app.revoke(message_id, terminate=asked.get("terminate") == "true", queue=asked.get("queue"))
+        except ValidationError as error:
+            raise refused({"queue": [str(error)]}) from None
+        if log.enabled(logging.INFO):
+            log.info("Revoked", {**fields_of_request(), "message.id": message_id, **asked})
+        return _answer(
+            {"id": message_id, "state": PENDING if outcome is None else outcome.state, "revoked": True}, 202, {}
+        )
 
     def _wait(self, message_id: str, queue: str | None, seconds: int, headers: dict[str, str]) -> Outcome | None:
         """The final outcome, if there is one in time; says in ``headers`` whether it was waited for."""
@@ -143,6 +168,24 @@ def _check_id(message_id: str) -> None:
         raise Problem(404, f"{message_id[:200]!r} is no id of a message")
 
 
+def _revoke_query(environ: dict[str, Any]) -> dict[str, str]:
+    """``terminate`` and ``queue`` as asked for. Raises Problem 400 for anything else."""
+    errors: dict[str, object] = {}
+    found: dict[str, str] = {}
+    for name, values in read_query(environ["QUERY_STRING"]).items():
+        if name not in ("terminate", "queue"):
+            errors[name[:200]] = ["Unknown query argument: there are only terminate and queue."]
+        elif len(values) > 1:
+            errors[name] = ["Given more than once."]
+        elif name == "terminate" and values[0] not in ("true", "false"):
+            errors[name] = ["Not true or false."]
+        else:
+            found[name] = values[0]
+    if errors:
+        raise refused(errors)
+    return found
+
+
 def _refuse_query(environ: dict[str, Any]) -> None:
     if environ["QUERY_STRING"]:
         raise Problem(400, "this route takes no query arguments")
@@ -159,4 +202,5 @@ def register(app: LeanFlask, tasks_app: Taskstream, held: Held, max_body_bytes: 
         app.add_exact_rule(f"{PATH}/{name}", f"task.{name}", tasks.sender(task), "POST")
     app.add_url_rule(f"{PATH}/<name>", endpoint="task", view_func=tasks.unknown, methods=["POST"])
     app.add_url_rule(f"{PATH}/<message_id>", endpoint="call", view_func=tasks.look, methods=["GET"])
+    app.add_url_rule(f"{PATH}/<message_id>", endpoint="call.revoke", view_func=tasks.revoke, methods=["DELETE"])
     app.add_url_rule(f"{PATH}/<message_id>/events", endpoint="call.events", view_func=tasks.listen, methods=["GET"])

@@ -75,7 +75,7 @@ class AsyncResult(Generic[R_co]):
 
         Raises ResultUnavailable if no results are kept or they cannot be read.
         """
-        return self._look().state
+        return self.look().state
 
     @property
     def info(self) -> Any:
@@ -84,7 +84,7 @@ class AsyncResult(Generic[R_co]):
         The value of a SUCCESS; the exception that ``get()`` would raise of a FAILURE, REVOKED or RETRY; in PROGRESS
         what the task said, as in ``{"done": 3, "total": 7}``; None else. Raises ResultUnavailable as ``state`` does.
         """
-        found = self._look()
+        found = self.look()
         if isinstance(found, State):
             return found.info
         return self.source.value_of(found) if found.state == SUCCESS else _failure(found)
@@ -145,8 +145,11 @@ class AsyncResult(Generic[R_co]):
         self.source.outcomes.forget(self.id)
         self.source.unfinished.forget(self.id)
 
-    def _look(self) -> Outcome | State:
-        """What is newest: a final outcome, else what its last delivery has said or left."""
+    def look(self) -> Outcome | State:
+        """All there is to know now: a final outcome, else what its last delivery has said or left.
+
+        Raises ResultUnavailable as ``state`` does.
+        """
         outcome = self.source.outcomes.read(self.id)
         if outcome is not None and outcome.state in FINAL_STATES:
             return outcome

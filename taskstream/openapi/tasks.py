@@ -40,7 +40,13 @@ CALL = {
             "required": ["type", "message"],
             "properties": {"type": {"type": "string"}, "message": {"type": "string"}},
         },
-        "info": {"type": "object", "description": "What the running task says of itself", "additionalProperties": True},
+        "info": {"description": "What the running task says of its progress"},
+        "since": {**_TIME, "description": "Of one that is not done: since when it is in this state"},
+        "due": {**_TIME, "description": "Of a scheduled one: when it is to run"},
+        "revoked": {
+            "type": "boolean",
+            "description": "Of a call that was to be revoked: whether it had not ended before",
+        },
         "attempts": {"type": "integer"},
         "sent": _TIME,
         "started": _TIME,
@@ -115,7 +121,7 @@ def add_tasks(spec: APISpec, schemas: Schemas, app: Taskstream) -> None:
         arguments = f"{name.replace(':', '_')}.arguments"
         spec.components.schema(arguments, _by_name(task.parameters, schemas))
         spec.path(f"{PATH}/{name}", operations={"post": _send(name, task, arguments)})
-    spec.path(f"{PATH}/{{id}}", operations={"get": _look()})
+    spec.path(f"{PATH}/{{id}}", operations={"get": _look(), "delete": _revoke()})
     spec.path(f"{PATH}/{{id}}/events", operations={"get": _listen()})
 
 
@@ -203,6 +209,39 @@ def _look() -> dict[str, Any]:
         "description": "An id that nothing is known of is PENDING.",
         "parameters": [_ID_IN_PATH, _PREFER],
         "responses": {"200": {"description": "as it is now", "content": call}, "default": problem()},
+    }
+
+
+def _revoke() -> dict[str, Any]:
+    call = {"application/json": {"schema": {"$ref": "#/components/schemas/Call"}}}
+    terminate = {"type": "boolean", "default": False}
+    return {
+        "operationId": "tasks.revoke",
+        "tags": [TAG],
+        "summary": "Have a call not run any more",
+        "description": "It ends as REVOKED when its turn comes. Doing it again is the same as doing it once.",
+        "parameters": [
+            _ID_IN_PATH,
+            {
+                "in": "query",
+                "name": "terminate",
+                "required": False,
+                "schema": terminate,
+                "description": "interrupt it where it runs",
+            },
+            {
+                "in": "query",
+                "name": "queue",
+                "required": False,
+                "schema": {"type": "string"},
+                "description": "where it went, if not to a queue of the tasks served here",
+            },
+        ],
+        "responses": {
+            "200": {"description": "it had ended before", "content": call},
+            "202": {"description": "it is revoked", "content": call},
+            "default": problem(),
+        },
     }
 
 

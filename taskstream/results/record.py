@@ -5,6 +5,7 @@ A failure is told by its type and its text; its traceback stays in the store.
 
 from __future__ import annotations
 
+from taskstream.broker.states import State
 from taskstream.durations import moment
 from taskstream.results.base import SUCCESS, Outcome
 
@@ -25,4 +26,16 @@ def record(outcome: Outcome) -> dict[str, object]:
     }
     if outcome.request_id is not None:
         found["request_id"] = outcome.request_id
+    return found
+
+
+def record_of_unfinished(message_id: str, said: State) -> dict[str, object]:
+    """What a message that is not done is at: ``since`` when, ``info`` of the task's own, ``due`` of a scheduled one."""
+    found: dict[str, object] = {"id": message_id, "state": said.state, "since": moment(said.at_ms)}
+    if said.info is not None:
+        found["info"] = said.info
+    if said.worker:
+        found["worker"] = said.worker
+    if said.due_ms:
+        found["due"] = moment(said.due_ms)
     return found

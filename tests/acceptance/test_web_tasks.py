@@ -40,6 +40,15 @@ def fails(text: str) -> None:
     raise ValueError(text)
 
 
+@app.task(bind=True)
+def steps(self, key: str) -> str:
+    for step in (1, 2):
+        self.progress(step, 2)
+        while not (HERE / f"go-{key}-{step}").exists():
+            time.sleep(0.01)
+    return key
+
+
 @app.task
 def hold(key: str) -> str:
     while not (HERE / f"go-{key}").exists():
@@ -164,6 +173,33 @@ def test_events_are_told_until_the_end(desk: Desk) -> None:
         assert time.monotonic() - before < 4, "it was found by looking again, not by being told"
         assert list(told) == []
     assert desk.asked(message_id, **{"Last-Event-ID": "end"}) == 204
+
+
+def test_progress_is_told_as_it_happens(desk: Desk) -> None:
+    message_id = desk.call("steps", "on").json["id"]
+    eventually(lambda: desk.web.ask("GET", f"/api/tasks/{message_id}").json["state"] == "PROGRESS")
+    with desk.listen(message_id) as response:
+        told = events_of(response)
+        for step in (1, 2):
+            before = time.monotonic()
+            kind, record = next(told)
+            assert (kind, record["state"], record["info"]) == ("progress", "PROGRESS", {"done": step, "total": 2})
+            assert time.monotonic() - before < 4, "it was found by looking again, not by being told"
+            desk.go(f"on-{step}")
+        assert [kind for kind, _ in told] == ["result"]
+
+
+def test_a_call_is_revoked(desk: Desk) -> None:
+    path = desk.call("double", 1, options={"countdown": 3600}).headers["location"]
+    assert desk.web.ask("GET", path).json["state"] == "SCHEDULED"
+    assert desk.web.ask("DELETE", path).status == 202
+    running = desk.call("hold", "never").headers["location"]
+    answer = desk.web.ask("DELETE", f"{running}?terminate=true")
+    assert (answer.status, answer.json["revoked"]) == (202, True)
+    ended = desk.web.ask("GET", running, None, {"Prefer": "wait=20"}).json
+    assert ended["state"] == "REVOKED", ended
+    again = desk.web.ask("DELETE", running)
+    assert (again.status, again.json["revoked"]) == (200, False)
 
 
 def test_listeners_never_take_the_last_thread(desk: Desk) -> None:

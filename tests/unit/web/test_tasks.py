@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from taskstream import BrokerUnavailable, QueueFull, Taskstream
+from taskstream import BrokerUnavailable, QueueFull, Taskstream, keys
 from taskstream.broker import Envelope
 from taskstream.handler import QUEUE_GROUP
 from taskstream.message import encode_json, new_id
@@ -45,6 +45,7 @@ class TaskBroker(FakeBroker):
         super().__init__()
         self.first: dict[str, str] = {}
         self.sent: list[Envelope] = []
+        self.states: dict[str, bytes] = {}
         self.live: list[dict[str, Any]] = []
 
     def send(self, envelope: Envelope) -> str:
@@ -55,6 +56,9 @@ class TaskBroker(FakeBroker):
         self.first |= dict.fromkeys(envelope.uniques, envelope.message.id)
         self.sent.append(envelope)
         return envelope.message.id
+
+    def call(self, *command: Any) -> Any:
+        return self.states.get(command[1])
 
     def workers(self) -> list[dict[str, Any]]:
         return self.live
@@ -293,6 +297,67 @@ def test_what_became_of_a_call(client: FlaskClient, tasks: Taskstream) -> None:
     assert client.get("/api/tasks/never-sent").json == {"id": "never-sent", "state": "PENDING"}
     for name in ("a b", "x" * 129, "é", "%00"):
         problem(client.get(f"/api/tasks/{name}"), 404)
+
+
+def test_what_an_unfinished_call_is_at(client: FlaskClient, task_broker: TaskBroker, tasks: Taskstream) -> None:
+    said = {"state": "PROGRESS", "at_ms": 1_000, "info": {"done": 3, "total": 7}, "worker": "w1", "delivery": 2}
+    task_broker.states[keys.state("half")] = encode_json(said)
+    since = {"since": "1970-01-01T00:00:01.000+00:00", "worker": "w1"}
+    half = {"id": "half", "state": "PROGRESS", "info": said["info"], **since}
+    assert client.get("/api/tasks/half").json == half
+    assert tasks.results is not None
+    tasks.results.write([outcome("half", "RETRY", error=Failure("OSError", "away"))])
+    assert client.get("/api/tasks/half").json == half  # a later delivery than the one that failed
+    tasks.results.write([outcome("half", value=Raw(b"7"), delivery=2)])
+    found = client.get("/api/tasks/half").json
+    assert found is not None and (found["state"], found["value"]) == ("SUCCESS", 7)
+    task_broker.states[keys.state("later")] = encode_json(
+        {"state": "SCHEDULED", "at_ms": 0, "due_ms": 9_000_000_000_000}
+    )
+    found = client.get("/api/tasks/later").json
+    assert found is not None and (found["state"], found["due"][:4]) == ("SCHEDULED", "2255")
+    task_broker.states[keys.state("odd")] = b"{"
+    assert client.get("/api/tasks/odd").json == {"id": "odd", "state": "PENDING"}
+
+
+@pytest.mark.parametrize(
+    ("query", "asked"),
+    [
+        ("", {"terminate": False, "queue": None}),
+        ("?terminate=true", {"terminate": True, "queue": None}),
+        ("?terminate=false&queue=slow", {"terminate": False, "queue": "slow"}),
+    ],
+)
+def test_a_call_is_revoked(
+    client: FlaskClient, tasks: Taskstream, monkeypatch: pytest.MonkeyPatch, query: str, asked: dict[str, Any]
+) -> None:
+    revoked: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setattr(tasks, "revoke", lambda one, **how: revoked.append((one, how)))
+    response = client.delete(f"/api/tasks/some-id{query}")
+    assert (response.status_code, response.json) == (202, {"id": "some-id", "state": "PENDING", "revoked": True})
+    assert revoked == [("some-id", asked)]
+    assert tasks.results is not None
+    tasks.results.write([outcome("done", value=Raw(b"7"))])
+    done = client.delete(f"/api/tasks/done{query}")
+    assert done.json is not None and (done.status_code, done.json["revoked"], done.json["value"]) == (200, False, 7)
+    assert len(revoked) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "headers"),
+    [
+        ("some-id?terminate=1", 400, {}),
+        ("some-id?terminate=true&terminate=true", 400, {}),
+        ("some-id?kill=true", 400, {}),
+        ("some-id?queue=a%20b", 400, {}),
+        ("some-id?terminate=%ff", 400, {}),
+        ("a b", 404, {}),
+        ("some-id", 403, {"Sec-Fetch-Site": "cross-site"}),
+        ("some-id", 503, {}),
+    ],
+)
+def test_a_revoking_that_cannot_be(client: FlaskClient, path: str, status: int, headers: dict[str, str]) -> None:
+    problem(client.delete(f"/api/tasks/{path}", headers=headers), status)
 
 
 def test_results_that_cannot_be_read_are_503(tmp_path: Path, client: FlaskClient, task_broker: TaskBroker) -> None:
