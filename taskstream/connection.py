@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -87,6 +87,17 @@ def display_url(url: str) -> str:
     return shown
 
 
+Opener = Callable[[str, dict[str, Any]], ConnectionPool]
+"""Makes a pool for a URL, with keyword arguments for its connections."""
+
+_openers: dict[str, Opener] = {}
+
+
+def add_scheme(scheme: str, opener: Opener) -> None:
+    """From now on ``opener`` makes the pools of URLs of ``scheme``: for brokers that are no server."""
+    _openers[scheme] = opener
+
+
 def open_pool(url: str, profile: Profile) -> ConnectionPool:
     """A blocking, fork- and thread-safe pool for ``url``; connects on first use.
 
@@ -104,10 +115,13 @@ def open_pool(url: str, profile: Profile) -> ConnectionPool:
     }
     try:
         scheme = urlsplit(url).scheme
+        if scheme in _openers:
+            return _openers[scheme](url, common)
         if scheme == "sentinel":
             return _sentinel_pool(url, common)
         if scheme not in ("redis", "rediss", "unix"):
-            raise ValueError(f"scheme {scheme!r}")
+            hint = "; it is for tests: import taskstream.testing" if scheme == "memory" else ""
+            raise ValueError(f"scheme {scheme!r}{hint}")
         options = parse_url(url)
         _check_database(scheme, url)
         options.setdefault(

@@ -83,16 +83,31 @@ class Acker:
                 self._wake.wait()
                 self._wake.clear()
                 continue
-            membership = done[0].membership
-            batch: list[Job] = []
-            while done and len(batch) < BATCH and done[0].membership is membership:
-                batch.append(done.popleft())
+            membership, batch = self._next_batch()
             try:
                 self._finish(membership, batch)
             except Exception as error:
                 # Nothing was acknowledged: the lease keeps the messages held, and a takeover gets them in the end.
                 self._log.error("Commit failed unexpectedly", {"batch": len(batch)}, exc=error)
                 membership.lose()
+
+    def finish_waiting(self) -> None:
+        """End what was handed over in the caller's own thread, for a worker that is taken step by step.
+
+        Raises what makes that impossible.
+        """
+        while self._done:
+            self._finish(*self._next_batch())
+        self._busy = False
+
+    def _next_batch(self) -> tuple[Membership, list[Job]]:
+        """The first of what is done, all of one membership."""
+        done = self._done
+        membership = done[0].membership
+        batch: list[Job] = []
+        while done and len(batch) < BATCH and done[0].membership is membership:
+            batch.append(done.popleft())
+        return membership, batch
 
     def _finish(self, membership: Membership, jobs: list[Job]) -> None:
         outcomes = [job.outcome for job in jobs if job.outcome is not None]

@@ -269,7 +269,7 @@ class Consumer:
                 if not self._link.connected:
                     self._reconnect()
                 if self.membership is None or self.membership.lost or self._group_gone:
-                    self._join()
+                    self.join()
                 assert self.membership is not None
                 if boottime() >= self._reconcile_at:
                     self._reconcile(self.membership)
@@ -302,7 +302,7 @@ class Consumer:
                 self._link.close()
                 gevent.sleep(backoff.next())
 
-    def _join(self) -> None:
+    def join(self) -> None:
         """Register under a name that was never used."""
         self._retire()
         name = f"{self.around.worker}.{secrets.token_hex(4)}"

@@ -91,6 +91,18 @@ class Executor:
         """Queue a job."""
         self._queue.put(job)
 
+    def run_waiting(self) -> int:
+        """Run what waits here in the caller's own thread, for a worker that is taken step by step; return how many.
+
+        A handler may come here again. No time limit is watched over.
+        """
+        ran = 0
+        lane = next(lane for lane in self._lanes if lane.job is None)
+        while not self._queue.empty():
+            self._run_job(lane, self._queue.get_nowait())
+            ran += 1
+        return ran
+
     def withdraw(self, consumer: Consumer) -> list[Job]:
         """Take back what waits here for ``consumer``; what runs goes on."""
         mine: list[Job] = []
