@@ -159,7 +159,7 @@ def _import_problems(
             yield found.line, f"{package} may not import {top}"
         if package == "taskstream" and top in LAZY_ONLY:
             if not source.name.startswith(("taskstream.cli.", "taskstream.testing.")) or not found.lazy:
-                yield found.line, f"{top} is loaded only inside a function of taskstream/cli/"
+                yield found.line, f"{top} is loaded only inside a function of taskstream/cli/ or testing/"
         elif found.target in sources:
             target = _floor(found.target, floors)
             if target is not None and target > own:
