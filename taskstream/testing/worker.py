@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from taskstream.app import registry
 from taskstream.app.core import Taskstream
@@ -16,13 +16,23 @@ from taskstream.results.base import FINAL_STATES, Outcome, ResultStore
 from taskstream.testing import memory, store
 from taskstream.testing.running import run_async
 
-if TYPE_CHECKING:
-    from taskstream_worker.stepping import SteppingWorker
-
 MOST = 10_000
 """How many messages one call runs at most: tasks that send one another would go on for ever."""
 
 _numbers = itertools.count(1)
+
+
+class Steps(Protocol):
+    """What runs the messages (taskstream_worker.stepping)."""
+
+    def step(self) -> int:
+        """Run what is readable now, one message of each queue; return how many."""
+
+    def next_due_ms(self) -> int | None:
+        """In how many ms the next delayed message is due; None without one."""
+
+    def close(self) -> None:
+        """Sign off."""
 
 
 class StillBusy(AssertionError):
@@ -44,7 +54,7 @@ class Worker:
         self.app = app
         self.errors: dict[str, BaseException] = {}
         self._queues = queues
-        self._worker: SteppingWorker | None = None
+        self._worker: Steps | None = None
         self._known: tuple[object, ...] = ()
 
     def run(self, most: int = MOST) -> int:
@@ -107,7 +117,7 @@ class Worker:
         if ran > most:
             raise StillBusy(f"{ran} messages ran and there are more: does a task send or retry itself without end?")
 
-    def _ready(self) -> SteppingWorker:
+    def _ready(self) -> Steps:
         """The worker of the tasks there are now: a test may register one at any time."""
         known = tuple(self.app.tasks.values())
         if self._worker is None or known != self._known:
