@@ -15,14 +15,17 @@ from taskstream.broker.group import Entry
 from taskstream.handler import Subscription
 from taskstream.middleware import Middleware, tell
 from taskstream.results.base import Outcome, ResultStore
+from taskstream.schedule import Schedule
 
 from . import intake
 from .acker import Acker
 from .consumer import Consumer, Surroundings
 from .executor import Executor
 from .lease import LeaseKeeper
+from .limits import Limits
 from .membership import Membership
 from .process import all_middleware
+from .scheduler import Scheduler
 from .server_clock import ServerClock
 from .slots import Slots
 from .stats import SubscriptionStats
@@ -47,6 +50,7 @@ class SteppingWorker:
         store: ResultStore | None,
         name: str,
         watch: Sequence[Middleware] = (),
+        schedules: Sequence[Schedule] = (),
     ) -> None:
         log = logs.engine_logger("worker")
         self._broker = broker
@@ -55,7 +59,10 @@ class SteppingWorker:
         table = Table(self._table_file.fileno(), NESTED)
         keep = store is not None
         keeper = _Keeper(store) if store is not None else None
-        self._executor = Executor(NESTED, name, table, keep, None, lambda: None, lambda handler: watch)
+        limits = Limits(broker, log)
+        self._executor = Executor(
+            NESTED, name, table, keep, None, lambda: None, lambda handler: (*limits.of(handler), *watch)
+        )
         around = Surroundings(
             broker=broker,
             slots=Slots(PIECE * NESTED),
@@ -78,12 +85,17 @@ class SteppingWorker:
             )
             for subscription in subscriptions
         ]
+        self._schedules = schedules
+        self._scheduler = Scheduler(schedules, broker.call, self._clock, log)
         self._middleware = all_middleware(subscriptions)
         tell(self._middleware, "worker_start", name)
         self._name = name
 
     def step(self) -> int:
         """Run what is readable now, one message of each subscription; return how many ran or were ended."""
+        if self._schedules:
+            self._now_ms()
+            self._scheduler.turn()
         return sum(self._step(consumer) for consumer in self._consumers)
 
     def next_due_ms(self) -> int | None:
@@ -91,12 +103,22 @@ class SteppingWorker:
         waits = [self._joined(one).group.promote(self._broker.call, 0)[1] for one in self._consumers]
         return min((wait for wait in waits if wait is not None), default=None)
 
+    def next_tick_ms(self) -> int | None:
+        """In how many ms a periodic task is due; None where there is none."""
+        now_ms = self._now_ms()
+        return min((max(0, one.times.next(now_ms) - now_ms) for one in self._schedules), default=None)
+
     def close(self) -> None:
         """Sign off; what was read has been ended."""
         tell(self._middleware, "worker_stop", self._name)
         for consumer in self._consumers:
             consumer.release()
         self._table_file.close()
+
+    def _now_ms(self) -> int:
+        now_ms = self._broker.now_ms()
+        self._clock.learn(now_ms)
+        return now_ms
 
     def _joined(self, consumer: Consumer) -> Membership:
         if consumer.membership is None:
@@ -107,7 +129,8 @@ class SteppingWorker:
     def _step(self, consumer: Consumer) -> int:
         membership = self._joined(consumer)
         call = self._broker.call
-        self._clock.learn(membership.group.time_ms(call))
+        self._now_ms()
+        consumer.revocations.load()
         membership.group.promote(call, PIECE)
         # One by one, so that what the first of them does is there for the second, and order is what it says.
         entries: list[Entry] = membership.group.feed(call, 1, 0)[0]

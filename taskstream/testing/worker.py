@@ -31,6 +31,9 @@ class Steps(Protocol):
     def next_due_ms(self) -> int | None:
         """In how many ms the next delayed message is due; None without one."""
 
+    def next_tick_ms(self) -> int | None:
+        """In how many ms a periodic task is due; None without one."""
+
     def close(self) -> None:
         """Sign off."""
 
@@ -69,7 +72,10 @@ class Worker:
         return ran
 
     def drain(self, most: int = MOST) -> int:
-        """Run until nothing is left: the clock of the broker is put forward to whatever is due next."""
+        """Run until nothing is left: the clock of the broker is put forward to whatever is due next.
+
+        Periodic tasks are never through: ``advance`` launches those.
+        """
         ran = self.run(most)
         while (wait_ms := self._ready().next_due_ms()) is not None:
             ran += self.advance(wait_ms / 1000 + 0.001, most - ran)
@@ -90,11 +96,15 @@ class Worker:
             self._check(ran, most)
 
     def advance(self, seconds: float, most: int = MOST) -> int:
-        """Put the clock of the broker forward, and run what is due then, each at its time; return how many ran."""
+        """Put the clock of the broker forward, and run what is due then, each at its time; return how many ran.
+
+        Periodic tasks too, from the first tick after this worker first ran something.
+        """
         ran, left_ms = self.run(most), seconds * 1000
         while left_ms > 0:
-            wait_ms = self._ready().next_due_ms()
-            step_ms = left_ms if wait_ms is None else min(left_ms, wait_ms + 1)
+            worker = self._ready()
+            waits_ms = [one for one in (worker.next_due_ms(), worker.next_tick_ms()) if one is not None]
+            step_ms = min([left_ms, *(one + 1 for one in waits_ms)])
             memory.advance(self.app.broker.url, step_ms / 1000)
             left_ms -= step_ms
             ran += self.run(most - ran)
@@ -127,7 +137,12 @@ class Worker:
             self.app.bind(run_async, "test")
             subscriptions = self.app.subscriptions(self._queues)
             self._worker = SteppingWorker(
-                subscriptions, self.app.broker, self.app.results, f"test-{next(_numbers)}", [_Watch(self.errors)]
+                subscriptions,
+                self.app.broker,
+                self.app.results,
+                f"test-{next(_numbers)}",
+                [_Watch(self.errors)],
+                self.app.schedules(),
             )
             self._known = known
         return self._worker

@@ -133,6 +133,41 @@ def test_workflows_are_carried_on(worker: Worker, start: str) -> None:
     assert flow.delay().get() == expected
 
 
+def test_periodic_tasks_come_with_the_time() -> None:
+    mine = Taskstream("mine")
+    came: list[int] = []
+
+    @mine.periodic(every=60)
+    @mine.task
+    def tick() -> None:
+        came.append(1)
+
+    with in_memory(mine) as worker:
+        worker.run()
+        worker.advance(180)
+        assert len(came) == 3
+        assert worker.drain() == 0
+
+
+def test_limits_hold() -> None:
+    mine = Taskstream("mine")
+    mine.task(_echo, name="mine.echo", rate_limit="1/m", max_concurrency=1)
+    with in_memory(mine) as worker:
+        results = [mine.tasks["mine.echo"].delay(word) for word in "abc"]
+        worker.run()
+        assert [one.state for one in results] == ["SUCCESS", "PENDING", "PENDING"]
+        worker.advance(61)
+        assert [one.state for one in results] == ["SUCCESS", "SUCCESS", "PENDING"]
+        assert results[2].get() == "c"
+
+
+def test_what_is_revoked_does_not_run(worker: Worker) -> None:
+    first, second = add.delay(1, 1), add.delay(2, 2)
+    first.revoke()
+    worker.run()
+    assert (first.state, second.state) == ("REVOKED", "SUCCESS")
+
+
 def test_many_are_sent_and_run(worker: Worker) -> None:
     results = app.enqueue_many(add.s(number, 1) for number in range(30))
     assert worker.run() == 30
