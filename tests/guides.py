@@ -65,6 +65,24 @@ def names(cell: str) -> list[str]:
     return _CODE.findall(cell)
 
 
+def broken_links(page: Path) -> list[str]:
+    """Links of a page, within it or to another of ours, that lead nowhere."""
+    found = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        file, _, anchor = target.partition("#")
+        other = (page.parent / file).resolve() if file else page
+        if "://" in target or (other.exists() and (not anchor or anchor in _anchors(other))):
+            continue
+        found.append(target)
+    return found
+
+
+def _anchors(page: Path) -> list[str]:
+    """The anchors that GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
 def diffs(text: str) -> list[str]:
     """The diffs a page shows, without their fences."""
     return _FENCE.findall(text)

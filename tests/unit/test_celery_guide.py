@@ -6,7 +6,7 @@ import ast
 from collections import Counter
 
 import pytest
-from guides import EXAMPLE, NOTHING, Row, diffs, exists, files, names, real_diff, rows
+from guides import EXAMPLE, NOTHING, Row, broken_links, diffs, exists, files, names, real_diff, rows
 from helpers import ROOT
 
 from taskstream import Taskstream
@@ -120,3 +120,7 @@ def test_the_two_projects_have_the_same_modules_and_each_is_python() -> None:
     for side in ("before", "after"):
         for file in files(EXAMPLE / side):
             ast.parse((EXAMPLE / side / file).read_text(encoding="utf-8"), file)
+
+
+def test_its_links_lead_somewhere() -> None:
+    assert broken_links(ROOT / "docs" / "from-celery.md") == []

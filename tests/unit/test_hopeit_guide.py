@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from guides import NOTHING, exists, key_exists, names, rows
+from guides import NOTHING, broken_links, exists, key_exists, names, rows
 from helpers import ROOT
 
 TEXT = (ROOT / "docs" / "from-hopeit.md").read_text(encoding="utf-8")
@@ -55,3 +55,7 @@ def test_changing_the_import_is_changing_one_word() -> None:
 )
 def test_keys_are_looked_up_in_the_schemas(name: str, there: bool) -> None:
     assert key_exists(name) is there
+
+
+def test_its_links_lead_somewhere() -> None:
+    assert broken_links(ROOT / "docs" / "from-hopeit.md") == []
