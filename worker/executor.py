@@ -29,6 +29,8 @@ from .lane import Lane
 from .membership import Job
 from .table import Table
 
+_set_running = RUNNING.set
+
 WATCH_S = 0.05
 
 COMMIT_S = 5.0
@@ -252,7 +254,7 @@ class Executor:
         put_off = False
         copy = forks.state
         context = contextvars.Context()
-        context.run(RUNNING.set, job.delivery)
+        context.run(_set_running, job.delivery)
         started = time.perf_counter()
         try:
             if hooks is not None:

@@ -6,7 +6,6 @@ import functools
 import hashlib
 import inspect
 import logging
-import math
 import sys
 import types
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -14,6 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, NoReturn, Protocol, Unpack, cast, overload
 
 from taskstream.app import sending
+from taskstream.app.asking import progress_of, retry_of
 from taskstream.app.call_options import PLAIN, SendOptions, refuse_unknown
 from taskstream.app.canvas import chain
 from taskstream.app.options import Options
@@ -25,11 +25,11 @@ from taskstream.arguments import Arguments, Parameter, ReturnValue
 from taskstream.broker import Envelope
 from taskstream.broker.states import PROGRESS, STARTED
 from taskstream.continuation import after
-from taskstream.errors import ConfigError, Retry, ValidationError
+from taskstream.errors import ConfigError
 from taskstream.handler import Follower, Handler
 from taskstream.inline import as_plain
 from taskstream.keys import check_name
-from taskstream.message import THEN_HEADER, Delivery, Message, encode_json, new_id
+from taskstream.message import THEN_HEADER, Delivery, Message, new_id
 from taskstream.middleware import RETRIES, Middleware
 from taskstream.running import RUNNING, followed
 
@@ -185,7 +185,7 @@ class Task(Generic[P, R, C]):
         Raises ``taskstream.Retry``, which ``except Exception`` does not catch; ValidationError for what cannot be.
         """
         request = self.request
-        error = _retry(f"{self.name}: retry", exc or sys.exc_info()[1], countdown, eta, max_retries)
+        error = retry_of(f"{self.name}: retry", exc or sys.exc_info()[1], countdown, eta, max_retries)
         if request.called_directly:
             raise error.cause or error
         raise error from error.cause
@@ -237,12 +237,7 @@ class Task(Generic[P, R, C]):
 
         Raises ValidationError for what JSON cannot carry.
         """
-        numbers = {"done": done} if total is None else {"done": done, "total": total}
-        for name, value in numbers.items():
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                text = f"{value!r:.200} is no number"
-                raise ValidationError(f"{self.name}: progress: {name}: {text}", {name: [text]})
-        said = _json({**numbers, **info}, f"{self.name}: progress")
+        said = progress_of(f"{self.name}: progress", done, total, info)
         delivery = RUNNING.get()
         if delivery is not None and delivery.message.name == self.name:
             self._host.unfinished.note(delivery, PROGRESS, self._host.worker, said)
@@ -344,37 +339,3 @@ def _bound(function: Callable[..., Any], task: object, name: str) -> Callable[..
             f"task {name}: bind=True gives the task as first argument, and {function!r} takes none: add self"
         ) from None
     return bound
-
-
-def _retry(where: str, exc: object, countdown: object, eta: object, max_retries: object) -> Retry:
-    """What ``Task.retry`` raises. Raises ValidationError naming the argument that cannot be."""
-
-    def check(name: str, value: object, fits: bool, wanted: str) -> None:
-        if not fits:
-            text = f"{value!r:.200} cannot be used: give {wanted}"
-            raise ValidationError(f"{where}: {name}: {text}", {name: [text]})
-
-    check("exc", exc, exc is None or isinstance(exc, BaseException), "an exception")
-    number = isinstance(countdown, (int, float)) and not isinstance(countdown, bool)
-    fits = countdown is None or (number and 0 <= cast(float, countdown) < math.inf)
-    check("countdown", countdown, fits, "seconds from 0 on")
-    aware = isinstance(eta, datetime) and eta.utcoffset() is not None
-    check("eta", eta, eta is None or aware, "a datetime with a time zone, as in datetime.now(UTC)")
-    check("eta", eta, eta is None or countdown is None, "either countdown or eta")
-    whole = type(max_retries) is int and max_retries >= 0
-    check("max_retries", max_retries, max_retries is None or whole, "a whole number from 0 on")
-    return Retry(
-        cause=cast(BaseException | None, exc),
-        delay=cast(float | None, countdown),
-        due_ms=None if eta is None else max(0, int(cast(datetime, eta).timestamp() * 1000)),
-        max_retries=cast(int | None, max_retries),
-    )
-
-
-def _json(info: dict[str, Any], where: str) -> dict[str, Any]:
-    """``info`` as it is. Raises ValidationError naming ``where`` if JSON cannot carry it."""
-    try:
-        encode_json(info)
-    except ValidationError as error:
-        raise ValidationError(f"{where}: {error}") from None
-    return info

@@ -236,3 +236,46 @@ def test_retries_that_cannot_be_are_refused(app: Taskstream, given: dict[str, An
 
     error = raised(lambda: run(wants))
     assert isinstance(error, Invalid) and str(error).startswith("shop.wants: retry: ") and said in str(error)
+
+
+# -- progress ------------------------------------------------------------------------------------------------
+
+
+def test_progress_is_noted_for_the_run(app: Taskstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    noted: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(app.unfinished, "note", lambda handed, *words: noted.append((handed.message.id, *words)))
+
+    @app.task(bind=True, track_started=True)
+    def steps(self: Task, n: int) -> None:
+        self.progress(1)
+        self.progress(1.5, n, file="x")
+
+    run(steps, 3)
+    assert noted == [
+        ("m1", "STARTED", "host.1"),
+        ("m1", "PROGRESS", "host.1", {"done": 1}),
+        ("m1", "PROGRESS", "host.1", {"done": 1.5, "total": 3, "file": "x"}),
+    ]
+    # Called like any function, nothing is
+    steps(3)
+    assert len(noted) == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "more", "said"),
+    [
+        (("3",), {}, "shop.steps: progress: done: '3' is no number"),
+        ((3, True), {}, "shop.steps: progress: total: True is no number"),
+        ((3,), {"file": object()}, "shop.steps: progress: not serialisable as JSON"),
+    ],
+)
+def test_progress_that_cannot_be_told_is_refused(
+    app: Taskstream, given: tuple[Any, ...], more: dict[str, Any], said: str
+) -> None:
+    @app.task(bind=True)
+    def steps(self: Task) -> None:
+        self.progress(*given, **more)
+
+    error = raised(lambda: run(steps))
+    assert isinstance(error, Invalid) and said in str(error)
+    assert isinstance(raised(steps), Invalid)

@@ -51,6 +51,35 @@ def test_an_earlier_delivery_never_replaces_a_later_one(store: ResultStore) -> N
     assert store.read(message_id)[0].worker == "tenth"
 
 
+def test_children_are_kept_where_there_are_any(store: ResultStore) -> None:
+    parent, lone = outcome(new_id(), children=["a", "b"], request_id="r"), outcome(new_id())
+    store.write([parent, lone])
+    assert store.read(parent.id) == [parent] and store.read(parent.id)[0].children == ["a", "b"]
+    assert not store.read(lone.id)[0].children
+
+
+def test_a_database_row_without_children_has_the_form_of_earlier_releases(tmp_path: Path) -> None:
+    store = open_store("file://results", base=tmp_path)
+    assert store is not None
+    store.write([outcome("lone"), outcome("parent", children=["a"])])
+    store.close()
+    with sqlite3.connect(tmp_path / "results" / "results.sqlite3") as connection:
+        rows = dict(connection.execute("SELECT id, record FROM outcomes").fetchall())
+    connection.close()
+    assert {name: len(msgspec.json.decode(row)) for name, row in rows.items()} == {"lone": 9, "parent": 10}
+
+
+def test_what_is_forgotten_is_gone_and_nothing_else(store: ResultStore) -> None:
+    store.forget("never-there")
+    mine = [outcome("one", group="a"), outcome("one", group="b"), outcome("two", group="a")]
+    store.write(mine)
+    store.forget("one", "a")
+    assert store.read("one") == [mine[1]] and store.read("two") == [mine[2]]
+    store.write([mine[0]])
+    store.forget("one")
+    assert store.read("one") == [] and store.read("two") == [mine[2]]
+
+
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 127, 128, 129, 1000])
 def test_batches_of_any_size_are_kept_whole(store: ResultStore, size: int) -> None:
     batch = [outcome(new_id()) for _ in range(size)]
