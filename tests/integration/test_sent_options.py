@@ -141,11 +141,11 @@ def test_what_could_not_start_in_time_ends_as_revoked(pool: Pool) -> None:
 
 
 def test_what_was_read_in_time_and_could_not_start_expires_too(pool: Pool) -> None:
-    # Given a message that waits in the process itself, behind one that lets nothing else run there
-    hog = pool.app.hog.delay("h", 1.5)
-    eventually(lambda: pool.started("hog", "h"))
-    late = pool.app.turn.apply_async(("hogged", "late"), expires=0.7)
-    # Then it does not start
+    # Given two messages that are read together, of which the first lets nothing else run in its process; sent by one
+    # script, because they have ids, so that no reader sees one without the other
+    late = pool.app.turn.s("hogged", "late").set(expires=0.7, task_id="hogged")
+    hog, late = pool.app.app.enqueue_many([pool.app.hog.s("h", 1.5).set(task_id="hog"), late])
+    # Then the other one does not start
     with pytest.raises(TaskRevoked):
         late.get(timeout=15)
     assert hog.get(timeout=10) is None and not pool.started("hogged", "late")

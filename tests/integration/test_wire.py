@@ -67,7 +67,7 @@ def test_the_producer_in_another_language(redis_client: redis.Redis, broker_url:
 
 
 def test_every_field_is_on_the_page() -> None:
-    full = Message("1", "n", b"{}", headers={"request_id": "r"}, attempt=2, deliveries=1, sent_ms=1)
+    full = Message("1", "n", b"{}", {"request_id": "r"}, attempt=2, deliveries=1, sent_ms=1, priority=0, expires_ms=1)
     documented = re.findall(r"^\| `([a-z]+)` \| (yes|no) \|", PAGE, re.MULTILINE)
     assert [name for name, _ in documented] == fields_of(full)[::2]
     assert [name for name, needed in documented if needed == "yes"] == fields_of(Message("1", "n", b"{}"))[::2]

@@ -30,6 +30,9 @@ class FakeBroker:
         self.envelopes.append(envelope)
         return next((self.known[one] for one in envelope.uniques if one in self.known), envelope.message.id)
 
+    def calls(self, commands: Sequence[tuple[Any, ...]]) -> None:
+        """What is noted of what was sent."""
+
     def try_many(self, envelopes: Sequence[Envelope]) -> Sent:
         ids: list[str | None] = [envelope.message.id for envelope in envelopes[: self.room]]
         self.envelopes += envelopes[: self.room]

@@ -40,6 +40,7 @@ class Consumer:
         self.freed = 0
         self.given_back: list[str] = []
         self.put_off_s: dict[str, float] = {}
+        self.revoked: dict[str, int] = {}
         self.stats = self
 
     def count(self, move: str, elapsed_ms: float) -> None:
