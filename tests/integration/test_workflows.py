@@ -244,7 +244,7 @@ def came_to_failure(handle: Any) -> bool:
 def test_a_chord_of_ten_thousand(flows: Flows) -> None:
     # Given a pool, and a group of 10,000 members with a callback
     at, members = flows.module, 10_000
-    flows.pool()
+    flows.pool(concurrency=100)
     handle = chord((at.inc.s(n) for n in range(members)), at.total.s())()
     # Then the group's values come in order, and so do the callback's
     values = list(range(1, members + 1))
@@ -267,12 +267,12 @@ def test_a_chain_across_two_releases(flows: Flows) -> None:
 def test_kills_at_random_call_a_chord_back_once_and_resume_chains(flows: Flows) -> None:
     # Given two pools, and chords and chains for them
     at, chance = flows.module, random.Random(4)
-    sizes = (1, 30, 90)
+    sizes = (1, 30, 70)
     handles = [chord([at.member.s(n) for n in range(size)], at.total.s())() for size in sizes]
     chains = [chain(at.step.s([], 0), *(at.step.s(number) for number in range(1, 8))).delay() for _ in range(6)]
     pools = [flows.pool(concurrency=3), flows.pool(concurrency=3)]
     # When something dies each time that so much has run: a worker process, or a whole pool
-    for kills in range(1, 9):
+    for kills in range(1, 7):
         eventually(lambda kills=kills: len(flows.noted()) > 15 * kills, 20)
         index = chance.randrange(len(pools))
         if kills % 3 == 0:
