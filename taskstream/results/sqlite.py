@@ -203,6 +203,8 @@ class SqliteStore:
                 deleted += count
                 if count < portion:
                     break
+                # SQLite's lock is not fair: without a gap longer than their polls, writers would wait for all of it.
+                time.sleep(2 * BUSY_POLL_S)
             if deleted:
                 sqlite_rows.checkpoint(session.connection)
             self._release(session)

@@ -444,6 +444,23 @@ def test_commit_means_synchronous_full(tmp_path: Path) -> None:
         store.close()
 
 
+def test_a_sweep_lets_writers_in_between_its_portions(
+    store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given many old outcomes, When they are swept, Then there are gaps in which a writer that polls gets the lock."""
+    store.write([outcome(new_id(), finished_ms=1) for _ in range(1200)])
+    writer, gaps = reopened(tmp_path), []
+
+    def gap(seconds: float) -> None:
+        gaps.append(seconds)
+        writer.write([outcome(new_id())])
+
+    monkeypatch.setattr(sqlite.time, "sleep", gap)
+    assert store.sweep(NOW_MS) == 1200
+    writer.close()
+    assert gaps == [2 * sqlite_rows.BUSY_POLL_S] * 2
+
+
 def test_the_sweep_goes_by_its_index(store: SqliteStore, tmp_path: Path) -> None:
     store.write([outcome(new_id())])
     store.sweep(NOW_MS)
