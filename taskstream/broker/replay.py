@@ -15,6 +15,7 @@ from taskstream import keys
 from taskstream.broker.publisher import Publisher
 from taskstream.broker.script import Script
 from taskstream.errors import InvalidMessage
+from taskstream.handler import QUEUE_GROUP
 from taskstream.message import (
     OWN_HEADERS,
     REPLAY_HEADER,
@@ -155,18 +156,25 @@ class Replay:
                     ids |= {_id_of(fields) for entry, fields in rows if _place(entry) > _place(last)}
         for resting in self._resting:
             ids |= set(self._members(resting))
+        if self._group == QUEUE_GROUP:
+            ids |= set(self._parked())
         return Unfinished(read_to, held, ids - {""})
+
+    def _parked(self) -> Iterator[str]:
+        """Ids of the messages that wait for a slot of a concurrency limit."""
+        stream = self._sources[False]
+        for limit in self._broker.call("HKEYS", keys.parking(stream)):
+            name, start = keys.parked(stream, str(limit, "utf-8")), 0
+            while rows := self._broker.call("LRANGE", name, start, start + SCAN_PIECE - 1):
+                yield from _ids_of(rows)
+                start += len(rows)
 
     def _members(self, resting: str) -> Iterator[str]:
         """Ids of the messages in a sorted set."""
         cursor = b"0"
         while True:
             cursor, flat = self._broker.call("ZSCAN", resting, cursor, "COUNT", SCAN_PIECE)
-            for member in flat[::2]:
-                try:
-                    yield from_fields_json(member).id
-                except InvalidMessage:
-                    continue
+            yield from _ids_of(flat[::2])
             if cursor == b"0":
                 return
 
@@ -210,6 +218,15 @@ class Replay:
 def _place(entry_id: bytes) -> tuple[int, int]:
     ms, _, number = entry_id.partition(b"-")
     return int(ms), int(number)
+
+
+def _ids_of(members: Sequence[bytes]) -> Iterator[str]:
+    """The ids of messages that rest as JSON."""
+    for member in members:
+        try:
+            yield from_fields_json(member).id
+        except InvalidMessage:
+            continue
 
 
 def _id_of(fields: Sequence[bytes] | None) -> str:

@@ -142,6 +142,16 @@ def test_what_waits_outside_of_the_streams_is_not_replayed(broker: Broker, waits
     assert member.replay() == ["b"]
 
 
+def test_what_waits_for_a_slot_is_not_replayed(broker: Broker) -> None:
+    member = Member(broker, "taskstream")
+    publish(broker, "a", "b")
+    member.ack(*member.read())
+    broker.call("HSET", keys.parking(S), "jobs.one", 1)
+    broker.call("RPUSH", keys.parked(S, "jobs.one"), fields_json(Message("a", "Order", b"{}")))
+    assert member.replay() == ["b"]
+    broker.call("DEL", keys.parking(S), keys.parked(S, "jobs.one"))
+
+
 def test_a_message_is_replayed_once_however_often_it_was_tried(broker: Broker) -> None:
     member = Member(broker, "taskstream")
     publish(broker, "a")
