@@ -198,6 +198,11 @@ def test_what_waits_for_a_slot_survives_every_worker_and_a_stop(limited: Limited
     assert {limited.outcome(message_id, 30).state for message_id in rest} == {"SUCCESS"}
     limited.settled()
     eventually(lambda: not limited.kept(), message=lambda: str(limited.kept()))
+    # And where slots are kept for messages that nobody has, they are found.
+    limited.broker.client.hset(
+        keys.slots("jobs", "jobs.few"), mapping={f"ghost-{number}": "2 9-9" for number in range(3)}
+    )
+    assert limited.outcome(limited.send("few", "z")).state == "SUCCESS"
     # And a key that cannot be had is the call's failure.
     failed = limited.outcome(limited.send("no_key", "x"))
     assert failed.state == "FAILURE" and failed.error is not None and failed.error.type == "KeyError"
