@@ -78,7 +78,7 @@ def _load_events(options: PoolOptions, config_files: str, run_async: RunAsync) -
     return Loaded(
         subscriptions,
         broker_url,
-        open_store(results_url, base=base, retention=server.retention, fsync=server.fsync),
+        open_store(results_url, base=base, retention=server.retention, fsync=server.fsync, broker_url=broker_url),
         options.log_level or server.log_level,
         options.log_format or server.log_format,
     )

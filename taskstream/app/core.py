@@ -34,7 +34,7 @@ from taskstream.message import MESSAGE_ID
 from taskstream.middleware import Middleware, checked
 from taskstream.results import open_store
 from taskstream.results.base import Outcome, ResultStore
-from taskstream.results.store import DEFAULT_RETENTION_S, FSYNC_POLICIES, check_results, check_url
+from taskstream.results.store import BROKERS_OWN, DEFAULT_RETENTION_S, FSYNC_POLICIES, check_results, check_url
 from taskstream.running import RUNNING, note_published
 
 if TYPE_CHECKING:
@@ -271,7 +271,9 @@ class Taskstream(Registry):
                 elsewhere = self._results_override or os.environ.get("TASKSTREAM_RESULTS")
                 found, base = (elsewhere, Path.cwd()) if elsewhere else (self._own_results, self._results_base)
                 if found is None or isinstance(found, str):
-                    found = open_store(found, base=base, retention=self._result_retention, fsync=self._result_fsync)
+                    own = self.broker.url if found == BROKERS_OWN else None
+                    kept = self._result_retention
+                    found = open_store(found, base=base, retention=kept, fsync=self._result_fsync, broker_url=own)
                 self._store = found
                 self._store_open = True
             return self._store

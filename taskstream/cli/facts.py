@@ -187,7 +187,9 @@ def _results_of(server: ServerConfig) -> ResultStore | None:
     elsewhere = os.environ.get("TASKSTREAM_RESULTS")
     if elsewhere:
         return open_store(elsewhere, base=Path.cwd())
-    return open_store(server.results_url, base=server.base, retention=server.retention, fsync=server.fsync)
+    broker = os.environ.get("TASKSTREAM_BROKER") or server.broker_url
+    url, base = server.results_url, server.base
+    return open_store(url, base=base, retention=server.retention, fsync=server.fsync, broker_url=broker)
 
 
 def _url_of(store: ResultStore | None) -> str | None:

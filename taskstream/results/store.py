@@ -22,14 +22,24 @@ REDIS_SCHEMES = ("redis", "rediss", "unix", "sentinel")
 _FOLDERS = ("file", "json")
 
 
+BROKERS_OWN = "redis://"
+"""As a result store: the server that is the broker, wherever that is."""
+
+
 def open_store(
-    url: str | None, *, base: Path, retention: float = DEFAULT_RETENTION_S, fsync: str = "commit"
+    url: str | None,
+    *,
+    base: Path,
+    retention: float = DEFAULT_RETENTION_S,
+    fsync: str = "commit",
+    broker_url: str | None = None,
 ) -> ResultStore | None:
     """The result store at ``url``; None (keep no results) for None and ``"null"``.
 
-    ``file://FOLDER`` SQLite · ``json://FOLDER`` one file per message · ``redis://…`` for several hosts · any other
-    scheme that an installed package brings a store for (``taskstream.results.plugged``). A
-    relative folder is relative to ``base``; it is taken as it is written, without percent-decoding.
+    ``file://FOLDER`` SQLite · ``json://FOLDER`` one file per message · ``redis://…`` for several hosts, ``redis://``
+    alone the server at ``broker_url`` · any other scheme that an installed package brings a store for
+    (``taskstream.results.plugged``). A relative folder is relative to ``base``; it is taken as it is written, without
+    percent-decoding.
     ``retention`` in seconds. An existing database is looked at; nothing is made before the first write.
     Raises ConfigError.
     """
@@ -39,6 +49,8 @@ def open_store(
         raise ConfigError(f"results: retention {retention!r} has to be more than 0 seconds")
     if fsync not in FSYNC_POLICIES:
         raise ConfigError(f"results: fsync {fsync!r} is unknown, use one of {', '.join(FSYNC_POLICIES)}")
+    if url == BROKERS_OWN and broker_url is not None:
+        url = broker_url
     check_url(url)
     scheme, _, rest = url.partition("://")
     if scheme in REDIS_SCHEMES:

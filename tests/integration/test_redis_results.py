@@ -9,6 +9,7 @@ import redis
 from helpers import OwnServer
 from outcomes import outcome
 
+from taskstream import Taskstream
 from taskstream.errors import ConfigError, ResultUnavailable
 from taskstream.message import new_id
 from taskstream.results import ResultStoreError, open_store
@@ -42,6 +43,15 @@ def test_one_hash_per_message_holds_the_outcomes_of_all_groups(
     records = redis_client.hgetall(f"ts:{{{message_id}}}:outcomes")
     assert records[b"a"].startswith(b'3 {"id":')
     store.close()
+
+
+def test_redis_alone_is_the_server_of_the_broker(broker_url: str, redis_client: redis.Redis) -> None:
+    app = Taskstream("shop", broker=broker_url, results="redis://")
+    assert app.results is not None
+    message_id = new_id()
+    app.results.write([outcome(message_id)])
+    assert redis_client.exists(f"ts:{{{message_id}}}:outcomes")
+    app.close()
 
 
 def test_a_password_is_in_no_error(tmp_path: Path) -> None:
