@@ -37,6 +37,7 @@ class Consumer:
     def __init__(self) -> None:
         self.acker = Acker()
         self.stopping = False
+        self.revoked: dict[str, bool] = {}
         self.freed = 0
         self.given_back: list[str] = []
         self.put_off_s: dict[str, float] = {}
