@@ -2,8 +2,8 @@
 
 ``time | level | app version event host pid | text | key=value | …``, or one JSON object with the same
 fields. Built on the standard library's logging under the logger ``taskstream``, so that an application
-may attach handlers of its own. Writing a line never raises into the caller, and nothing here decides
-what is worth a line.
+may attach handlers of its own; records of other loggers become such lines, too. Writing a line never
+raises into the caller, and nothing here decides what is worth a line.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TextIO
 
@@ -123,12 +123,49 @@ class Source:
         self.column = escape(f"{app} {version} {event} {_host}")
 
 
+NOBODY = Source("-", "-", "-")
+"""Who writes where no handler runs."""
+
+_STANDARD = frozenset((*vars(logging.LogRecord("", 0, "", 0, "", (), None)), "message", "asctime", "taskName"))
+
+Running = tuple[Source, Mapping[str, object]]
+"""Who runs, and fields that say for which message or request."""
+
+
+class _Runs:
+    """How to find what runs where a record is made; a process that runs something says how."""
+
+    find: Callable[[], Running | None] = staticmethod(lambda: None)
+
+
+def tell_of_runs(find: Callable[[], Running | None]) -> None:
+    """Have records of loggers other than FieldLogger say what ran when they were made.
+
+    ``find()`` is asked for each, where it is made; None: nothing ran. May be called again; the last call holds.
+    """
+    _Runs.find = staticmethod(find)
+
+
 def _entry_of(record: logging.LogRecord) -> Entry:
-    """The entry of a record; also for one that other code logged under ``taskstream``."""
+    """The entry of a record; also for one that other code logged, with what it gave by ``extra=``."""
     if isinstance(record.msg, Entry):
         return record.msg
-    fields = _error_fields(record.exc_info[1]) if record.exc_info and record.exc_info[1] else {}
-    return Entry(Source(ROOT, __version__, record.name), record.getMessage(), fields)
+    source, about = _Runs.find() or (NOBODY, {})
+    fields: dict[str, object] = {
+        f"extra.{name}": value for name, value in vars(record).items() if name not in _STANDARD
+    }
+    fields["logger"] = record.name
+    fields.update(about)
+    try:
+        text = record.getMessage()
+    except Exception as error:  # the arguments do not fit the text, or cannot be shown
+        text = _plain(record.msg)
+        fields["logger.problem"] = f"{type_name(error)}: {_plain(error)}"
+    if record.exc_info and record.exc_info[1] is not None:
+        fields.update(_error_fields(record.exc_info[1]))
+    if record.stack_info:
+        fields["stack"] = record.stack_info
+    return Entry(source, text, fields)
 
 
 class LineFormatter(logging.Formatter):
@@ -201,9 +238,19 @@ class LineHandler(logging.Handler):
         # Reentrant, because a signal handler may log while its own thread is writing.
         self._writing = threading.RLock()
 
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Write a record that passes the filters, without the lock of other handlers.
+
+        A line is one system call, and greenlets and native threads that log would have to wait for each other.
+        """
+        passed: object = self.filter(record)
+        if passed:
+            self.emit(passed if isinstance(passed, logging.LogRecord) else record)
+        return bool(passed)
+
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record of the standard library's logging."""
-        self.write(record.created, record.levelname, _entry_of(record))
+        self.write(record.created, escape(record.levelname), _entry_of(record))
 
     def write(self, created: float, level: str, entry: Entry) -> None:
         """Format and write; any failure is dropped, because there is nowhere left to report it."""
@@ -235,8 +282,8 @@ def _descriptor(stream: TextIO) -> int | None:
 _root = logging.getLogger(ROOT)
 
 
-def configure(level: str, fmt: str = "text", stream: TextIO | None = None) -> None:
-    """Send Taskstream's lines of at least ``level`` to ``stream`` (stderr unless given).
+def configure(level: str, fmt: str = "text", stream: TextIO | None = None) -> LineHandler:
+    """Send Taskstream's lines of at least ``level`` to ``stream`` (stderr unless given); return what writes them.
 
     May be called again; the last call holds. Raises ConfigError for an unknown level or format.
     """
@@ -246,9 +293,15 @@ def configure(level: str, fmt: str = "text", stream: TextIO | None = None) -> No
         raise ConfigError(f"log format {fmt!r} is unknown: use one of {', '.join(FORMATS)}")
     for handler in [found for found in _root.handlers if isinstance(found, LineHandler)]:
         _root.removeHandler(handler)
-    _root.addHandler(LineHandler(JsonFormatter() if fmt == "json" else TextFormatter(), stream))
+    handler = LineHandler(JsonFormatter() if fmt == "json" else TextFormatter(), stream)
+    _root.addHandler(handler)
     _root.setLevel(level.upper())
     _root.propagate = False
+    for name, found in _root.manager.loggerDict.items():
+        # The application's dictConfig switches off every logger that it does not name, unless it says otherwise.
+        if isinstance(found, logging.Logger) and f"{name}.".startswith(f"{ROOT}."):
+            found.disabled = False
+    return handler
 
 
 def _only_handler(logger: logging.Logger) -> LineHandler | None:

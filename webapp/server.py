@@ -23,7 +23,7 @@ from multiprocessing.connection import Connection
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from taskstream import logs
+from taskstream import logs, root_log
 from taskstream.errors import ConfigError
 from taskstream.launcher import request_death_signal
 
@@ -158,6 +158,7 @@ def _parts(options: ServeOptions) -> Parts:
     from taskstream.aio import Bridge, threading_backend
     from taskstream.app.loading import load_app
 
+    from .tracking import of_request
     from .wiring import configure_logs, gather
 
     parts = gather(
@@ -167,7 +168,8 @@ def _parts(options: ServeOptions) -> Parts:
         broker_url=options.broker_url,
         insecure=options.insecure,
     )
-    configure_logs(parts, options.log_level, options.log_format)
+    root_log.take_over(configure_logs(parts, options.log_level, options.log_format))
+    logs.tell_of_runs(of_request)
     return parts
 
 

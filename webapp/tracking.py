@@ -5,8 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from flask import has_request_context, request
 from werkzeug.datastructures import Headers
 
+from taskstream.logs import NOBODY, Running
 from taskstream.message import MESSAGE_ID, new_id
 
 TRACK = "taskstream.track"
@@ -30,6 +32,13 @@ def track_of(environ: dict[str, Any]) -> dict[str, str]:
             "request_ts": datetime.now(UTC).isoformat(timespec="milliseconds"),
         }
     return found
+
+
+def of_request() -> Running | None:
+    """What lines of an application's own loggers say of the request they were made in; None outside of any."""
+    if not has_request_context():
+        return None
+    return NOBODY, {f"track.{name}": value for name, value in track_of(request.environ).items()}
 
 
 def add_headers(environ: dict[str, Any], headers: Headers) -> None:

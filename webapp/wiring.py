@@ -13,6 +13,7 @@ from taskstream.broker import Broker
 from taskstream.errors import ConfigError
 from taskstream.events import Loaded
 from taskstream.handler import Subscription
+from taskstream.logs import LineHandler
 from taskstream.openapi import document
 
 from .settings import WebSettings, choose_broker, token_from
@@ -68,6 +69,7 @@ def gather(
             server = loaded.server
             settings = WebSettings(settings.token, insecure, server.max_body_bytes, server.docs_path)
     if tasks_app is not None:
+        tasks_app.load()
         tasks_app.bind(run_async)
         tasks_app.override(broker_url=broker_url)
     if broker is None:
@@ -83,10 +85,10 @@ def gather(
     return Parts(loaded, tasks_app, broker, settings, subscriptions)
 
 
-def configure_logs(parts: Parts, level: str | None = None, fmt: str | None = None) -> None:
+def configure_logs(parts: Parts, level: str | None = None, fmt: str | None = None) -> LineHandler:
     """Log as said, else as the environment says, else as the server's configuration does. Raises ConfigError."""
     level = level or os.environ.get("TASKSTREAM_LOG_LEVEL")
     fmt = fmt or os.environ.get("TASKSTREAM_LOG_FORMAT")
     if parts.loaded is not None:
         level, fmt = level or parts.loaded.server.log_level, fmt or parts.loaded.server.log_format
-    logs.configure(level or "INFO", fmt or "text")
+    return logs.configure(level or "INFO", fmt or "text")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from taskstream import middleware
-from taskstream.errors import Postpone, Refuse, Retry
+from taskstream.errors import Postpone, Refuse
 from taskstream.handler import Handler
 from taskstream.logs import FieldLogger
+from taskstream.message import Delivery
 from taskstream.middleware import Middleware, Run, overriding, tell
 from taskstream.results.base import Failure
+from taskstream.running import TRACKING
 
 from . import outcomes
 from .limits import NoSlot, ToldToCome
@@ -70,8 +72,7 @@ class Hooks:
 
     def ended(self, job: Job, error: BaseException) -> None:
         """A failure was decided on, with or without a run."""
-        if isinstance(error, Retry):
-            error = error.cause or error
+        error = outcomes.failure_behind(job, error)
         if job.move == "r":
             tell(self._retry, "on_retry", job.seen(), error, job.delay_ms / 1000)
         elif job.move == "d":
@@ -84,9 +85,8 @@ class Known:
     __slots__ = ("handler", "hooks", "log", "ready")
 
     def __init__(self, handler: Handler, found: Sequence[Middleware]) -> None:
-        event = handler.name.removeprefix(f"{handler.app}.")  # the app has a place of its own in a line
         self.handler = handler
-        self.log = FieldLogger(handler.app, handler.version, event)
+        self.log = FieldLogger(handler.app, handler.version, event_of(handler))
         self.ready = False
         hooks = Hooks(found)
         self.hooks = hooks if hooks.any else None
@@ -111,6 +111,8 @@ class Known:
         """The line at the end of a run."""
         fields = about(job)
         fields["metrics.duration"] = round(elapsed_ms, 3)
+        if failure is not None:
+            failure = outcomes.failure_behind(job, failure)
         if failure is None:
             fields["response.status"] = 200
             self.log.log(self.handler.log_done_at, "DONE", fields)
@@ -126,18 +128,23 @@ class Known:
             self.log.error("FAILED", fields, exc=failure)
 
 
+def event_of(handler: Handler) -> str:
+    """What a line calls the handler: the app has a place of its own in it."""
+    return handler.name.removeprefix(f"{handler.app}.")
+
+
 def about(job: Job) -> dict[str, object]:
     """Log fields of one message."""
     delivery = job.delivery
-    fields: dict[str, object] = {
-        "stream.name": delivery.stream,
-        "stream.consumer_group": delivery.group,
-        "message.id": delivery.message.id,
-        "message.attempt": delivery.message.attempt,
-    }
+    return {"stream.name": delivery.stream, "stream.consumer_group": delivery.group, **about_run(delivery)}
+
+
+def about_run(delivery: Delivery) -> dict[str, object]:
+    """Those of them that do not follow from the handler."""
+    fields: dict[str, object] = {"message.id": delivery.message.id, "message.attempt": delivery.message.attempt}
     headers = delivery.message.headers
     if headers:
-        for name in ("request_id", "operation_id", "request_ts"):
+        for name in TRACKING:
             if name in headers:
                 fields[f"track.{name}"] = headers[name]
     return fields

@@ -73,15 +73,21 @@ def fail(job: Job, error: BaseException, worker: str, keep: bool) -> None:
         job.delay_ms = int(delay_s * 1000)
         if isinstance(error, Retry):
             job.due_ms = error.due_ms or 0
-            error = error.cause or error
         job.payload = fields_json(_again(delivery, attempt=delivery.message.attempt + 1))
         if keep:
-            job.outcome = _outcome(job, RETRY, worker, _NULL, describe(error))
+            job.outcome = _outcome(job, RETRY, worker, _NULL, describe(failure_behind(job, error)))
     else:
-        if isinstance(error, Retry):
-            retries = delivery.message.attempt - 1
-            error = error.cause or MaxRetriesExceeded(f"was tried again {retries} times, which is all of max_retries")
-        bury(job, describe(error), worker, keep)
+        bury(job, describe(failure_behind(job, error)), worker, keep)
+
+
+def failure_behind(job: Job, error: BaseException) -> BaseException:
+    """What a run failed of, for people: of ``self.retry(exc=…)`` it is ``exc``."""
+    if not isinstance(error, Retry):
+        return error
+    if error.cause is None and job.move != "r":
+        retries = job.delivery.message.attempt - 1
+        return MaxRetriesExceeded(f"was tried again {retries} times, which is all of max_retries")
+    return error.cause or error
 
 
 def postpone(job: Job, seconds: float, told_us: str | None = None) -> None:

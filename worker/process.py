@@ -11,7 +11,7 @@ import gevent.hub
 from gevent.event import Event
 from gevent.lock import RLock
 
-from taskstream import logs
+from taskstream import logs, root_log
 from taskstream.app.location import describe
 from taskstream.broker import Broker
 from taskstream.broker.group import Renewal
@@ -34,6 +34,7 @@ from .loading import Loaded, load
 from .membership import Membership
 from .options import ProcessOptions
 from .recoverer import Recoverer
+from .run_lines import RunLines
 from .scheduler import Scheduler
 from .server_clock import ServerClock
 from .slots import Slots
@@ -87,7 +88,8 @@ class WorkerProcess:
         try:
             loaded = load(self._pool, self.run_async, self._options.name)
             forks.leave_if_copied()
-            logs.configure(loaded.log_level, loaded.log_format)
+            root_log.take_over(logs.configure(loaded.log_level, loaded.log_format))
+            logs.tell_of_runs(RunLines(loaded.subscriptions))
             self._build(loaded)
         except ConfigError as error:
             orders.send(self._options.reports_fd, orders.Report("config_error", str(error)))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from taskstream.app import registry, revoking, sending
+from taskstream.app import included, registry, revoking, sending
 from taskstream.app.outcomes import Outcomes
 from taskstream.app.registry import Registry
 from taskstream.app.remote import RemoteTask
@@ -64,6 +64,8 @@ class Taskstream(Registry):
 
     ``middleware``: hooks around sending and running (``taskstream.Middleware``), called in this order.
 
+    ``include``: names of the modules with its tasks, imported when a worker or a command loads the app (``load``).
+
     Raises ConfigError for a name, an option or a URL that cannot be used; for one of the environment at its first use.
     """
 
@@ -80,6 +82,7 @@ class Taskstream(Registry):
         retention: float | str | None = None,
         outbox: str | None = None,
         middleware: Iterable[Middleware] = (),
+        include: Sequence[str] = (),
     ) -> None:
         super().__init__()
         for option, url in (("broker", broker), ("outbox", outbox)):
@@ -118,6 +121,7 @@ class Taskstream(Registry):
 
             self._outbox = Outbox(outbox_path(outbox, self._results_base, self.name), lambda: self.broker)
         self.middleware = checked(f"Taskstream({name!r})", middleware)
+        self._include = included.checked_names(f"Taskstream({name!r})", include)
         hooks = EnqueueHooks(self.middleware)
         self._hooks = hooks if hooks.any else None
         if self._hooks is not None:
@@ -319,6 +323,13 @@ class Taskstream(Registry):
                 one.close()
 
     # For workers
+
+    def load(self) -> None:
+        """Import the modules of ``include``, once the one that makes the app is imported; what was is not again.
+
+        Raises ConfigError naming the module that cannot be, with the place in its code where importing it failed.
+        """
+        included.import_all(f"app {self.name}", self._include)
 
     def bind(self, run_async: Callable[[Coroutine[Any, Any, Any]], Any], worker: str = "") -> None:
         """Let ``async def`` tasks run through ``run_async``, which blocks until a coroutine has ended.

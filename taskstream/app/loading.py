@@ -13,9 +13,9 @@ from taskstream.import_problem import import_problem
 
 
 def load_app(target: str) -> Taskstream:
-    """The app that ``package.module:name`` names; ``name`` is ``app`` unless given. The working folder is importable.
+    """The app that ``package.module:name`` names, with what it includes; ``name`` is ``app`` unless given.
 
-    Raises ConfigError, with the place in the code where importing it failed.
+    The working folder is importable. Raises ConfigError, with the place in the code where importing it failed.
     """
     module_name, _, attribute = target.partition(":")
     if not all(part.isidentifier() for part in [*module_name.split("."), *(attribute or "app").split(".")]):
@@ -36,7 +36,8 @@ def load_app(target: str) -> Taskstream:
         raise ConfigError(
             f"{target!r} is no Taskstream app: module {module_name} needs {attribute or 'app'} = Taskstream(…)"
         )
-    found.set_current()
+    found.set_current()  # before its modules are imported, which may send to it
+    found.load()
     return found
 
 

@@ -199,6 +199,7 @@ def in_memory(app: Taskstream, queues: Sequence[str] | None = None) -> Iterator[
     ``get()`` of its results runs what is left, until the outcome is there, instead of waiting. Whatever the app's code
     or the environment say about broker, results and outbox holds again afterwards.
     """
+    app.load()
     url = f"memory://test-{next(_numbers)}"
     memory.enable()
     app.close()

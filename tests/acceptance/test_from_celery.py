@@ -26,7 +26,7 @@ def test_the_project_that_was_moved_over_does_what_its_readme_says(
     folder = tmp_path / "after"
     shutil.copytree(EXAMPLE / "after", folder, ignore=shutil.ignore_patterns("__pycache__"))
     env = {"TASKSTREAM_BROKER": broker_url, "TASKSTREAM_RESULTS": "file://results", "PYTHONWARNINGS": "error"}
-    start_cli("worker", "-A", "shop.tasks", "--processes", "1", "--lease", "1", cwd=folder, env=env)
+    start_cli("worker", "-A", "shop.app", "--processes", "1", "--lease", "1", cwd=folder, env=env)
 
     # When the orders are placed
     placed = subprocess.run(

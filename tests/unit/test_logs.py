@@ -15,18 +15,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskstream import logs
+from taskstream import logs, root_log
 from taskstream.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)
 def _restore_logging() -> Iterator[None]:
-    root = logging.getLogger(logs.ROOT)
-    before = (root.level, root.propagate, list(root.handlers))
+    loggers = [logging.getLogger(name) for name in (None, logs.ROOT, *root_log.WORDY)]
+    before = [(one.level, one.propagate, list(one.handlers)) for one in loggers]
     yield
-    root.setLevel(before[0])
-    root.propagate = before[1]
-    root.handlers[:] = before[2]
+    for logger, (level, propagate, handlers) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.propagate = propagate
+        logger.handlers[:] = handlers
+    logs.tell_of_runs(lambda: None)
 
 
 def lines_of(stream: io.StringIO) -> list[str]:
@@ -172,7 +174,7 @@ def test_record_of_other_code_under_our_logger_is_one_line() -> None:
     logs.configure("INFO", "text", stream)
     logging.getLogger("taskstream.plugin").info("two\nlines %s", 1)
     (line,) = lines_of(stream)
-    assert line.endswith(r"| two\nlines 1")
+    assert line.endswith(r"| two\nlines 1 | logger=taskstream.plugin")
 
 
 @pytest.mark.parametrize(("level", "fmt", "named"), [("LOUD", "text", "LOUD"), ("INFO", "xml", "xml")])
@@ -211,3 +213,122 @@ def test_lines_of_many_threads_stay_whole() -> None:
         thread.join(30)
     assert len(lines_of(stream)) == 800
     assert all(re.search(r"\| x \| extra\.n=\d+$", line) for line in lines_of(stream))
+
+
+def taken_over(level: str = "INFO", fmt: str = "text") -> io.StringIO:
+    """What is written once the root logger is ours; pytest's own handlers are out of the way."""
+    logging.getLogger().handlers[:] = []
+    stream = io.StringIO()
+    assert root_log.take_over(logs.configure(level, fmt, stream))
+    return stream
+
+
+class Hostile:
+    """Cannot be shown."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize("fmt", logs.FORMATS)
+@given(
+    text=st.text(st.characters(exclude_categories=())) | st.none() | st.just(Hostile()),
+    arguments=st.lists(st.text() | st.integers() | st.just(Hostile()), max_size=2),
+    extra=st.dictionaries(
+        st.text(st.characters(exclude_categories=()), min_size=1).filter(lambda key: key not in logs._STANDARD),
+        st.text(st.characters(exclude_categories=())) | st.just(Hostile()),
+        max_size=2,
+    ),
+)
+def test_any_record_of_any_logger_is_one_line(
+    fmt: str, text: object, arguments: list[object], extra: dict[str, object]
+) -> None:
+    stream = taken_over(fmt=fmt)
+    logging.getLogger("some.app").info(text, *arguments, extra=extra)
+    (line,) = stream.getvalue().splitlines()
+    if fmt == "json":
+        assert json.loads(line)["logger"] == "some.app"
+    else:
+        assert len(re.split(r"(?<!\\) \| ", line)) >= 5
+
+
+def test_what_a_record_brings_is_in_its_line() -> None:
+    # Given what runs, and a record with all that a record can have
+    stream = taken_over(fmt="json")
+    logs.tell_of_runs(lambda: (logs.Source("shop", "-", "pay"), {"message.id": "m1"}))
+    try:
+        raise ValueError("x")
+    except ValueError:
+        logging.getLogger("shop.tasks").exception("a %s", 1, extra={"length": 3}, stack_info=True)
+    # Then its line has it
+    found = json.loads(stream.getvalue())
+    assert (
+        found.items()
+        >= {
+            "level": "ERROR",
+            "app": "shop",
+            "event": "pay",
+            "text": "a 1",
+            "extra.length": 3,
+            "logger": "shop.tasks",
+            "message.id": "m1",
+            "error.type": "ValueError",
+            "error.message": "x",
+        }.items()
+    )
+    assert "Stack" in found["stack"] and "ValueError" in found["error.traceback"]
+
+
+@pytest.mark.parametrize(
+    ("level", "shown"),
+    [
+        ("DEBUG", ["urllib3 DEBUG", "urllib3 INFO", "urllib3 WARNING", "app DEBUG", "app INFO", "app WARNING"]),
+        ("INFO", ["urllib3 WARNING", "app INFO", "app WARNING"]),
+        ("WARNING", ["urllib3 WARNING", "app WARNING"]),
+        ("ERROR", []),
+    ],
+)
+def test_libraries_that_talk_a_lot_are_heard_at_debug(level: str, shown: list[str]) -> None:
+    stream = taken_over(level)
+    for name in ("urllib3.connectionpool", "app.orders"):
+        for one in (logging.DEBUG, logging.INFO, logging.WARNING):
+            logging.getLogger(name).log(one, "%s %s", name.partition(".")[0], logging.getLevelName(one))
+    assert [line.split(" | ")[3] for line in lines_of(stream)] == shown
+
+
+def test_a_level_that_the_application_gave_a_logger_holds() -> None:
+    logging.getLogger("httpx").setLevel(logging.DEBUG)
+    stream = taken_over()
+    logging.getLogger("httpx").debug("asked for")
+    assert len(lines_of(stream)) == 1
+
+
+def test_a_root_logger_with_a_handler_is_left_alone() -> None:
+    # Given: an application's own handler, which makes its own level of the root logger
+    root, other = logging.getLogger(), logging.NullHandler()
+    root.handlers[:] = [other]
+    root.setLevel(logging.ERROR)
+    # When, Then: nothing changes, also of other loggers
+    assert not root_log.take_over(logs.configure("INFO", "text", io.StringIO()))
+    assert (root.handlers, root.level) == ([other], logging.ERROR)
+    assert logging.getLogger("urllib3").level == logging.NOTSET
+
+
+def test_taking_over_again_replaces_the_first() -> None:
+    first = taken_over()
+    second = io.StringIO()
+    assert root_log.take_over(logs.configure("WARNING", "text", second))
+    logging.getLogger("app").warning("x")
+    logging.getLogger("app").info("y")
+    assert first.getvalue() == "" and len(lines_of(second)) == 1
+
+
+def test_loggers_that_a_dictconfig_switched_off_are_on_again() -> None:
+    log = logs.FieldLogger("shop", "-", "pay")
+    logging.getLogger("taskstream.shop").disabled = True
+    stream = io.StringIO()
+    logs.configure("INFO", "text", stream)
+    log.info("x")
+    assert len(lines_of(stream)) == 1

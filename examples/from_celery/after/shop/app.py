@@ -7,4 +7,5 @@ app = Taskstream(
     broker="redis://localhost:6379/0",
     results="redis://localhost:6379/1",
     result_retention="1d",
+    include=["shop.tasks"],
 )

@@ -6,7 +6,7 @@ from taskstream import TimeLimitExceeded
 
 from shop.app import app
 
-logger = logging.getLogger("taskstream.shop")
+logger = logging.getLogger(__name__)
 
 PRICES = {"chair": 45.0, "lamp": 19.9, "table": 120.0}
 
