@@ -8,16 +8,31 @@ local most = tonumber(redis.call('HGET', KEYS[5], ARGV[2]) or 1) or 1
 -- A server that is out of memory takes writes that need more only after another write of the same script.
 redis.call('PERSIST', KEYS[5])
 local stale, gone = 0, 0
+local function is_pending(key, entry)
+  local pending = redis.pcall('XPENDING', key, ARGV[1], entry, entry, 1)
+  return not pending.err and #pending > 0
+end
+-- An entry that is done may stay in the group's own stream for a while, so being there is not enough.
+local read_to = '-'
+local groups = redis.pcall('XINFO', 'GROUPS', KEYS[2])
+for _, group in ipairs(groups.err and {} or groups) do
+  if group[2] == ARGV[1] then
+    read_to = '(' .. group[8]
+  end
+end
+local function is_unread(entry)
+  local last = redis.call('XREVRANGE', KEYS[2], entry, read_to, 'COUNT', 1)[1]
+  return last ~= nil and last[1] == entry
+end
 local holders = redis.call('HGETALL', KEYS[3])
 for i = 1, #holders, 2 do
   local source, entry = string.match(holders[i + 1], '^([12]) (%d+%-%d+)$')
   local held = false
   if source == '1' then
-    local pending = redis.pcall('XPENDING', KEYS[1], ARGV[1], entry, entry, 1)
-    held = not pending.err and #pending > 0
+    held = is_pending(KEYS[1], entry)
   elseif source == '2' then
-    -- An entry of the group's own stream is there until its end is committed; before it is read, the slot waits with it.
-    held = #redis.call('XRANGE', KEYS[2], entry, entry) > 0
+    -- Before it is read, the slot waits with it.
+    held = is_pending(KEYS[2], entry) or is_unread(entry)
   end
   if not held then
     redis.call('HDEL', KEYS[3], holders[i])

@@ -281,12 +281,14 @@ def test_a_rate_is_forgotten_when_it_says_nothing_any_more(world: World) -> None
 
 
 def member(world: World) -> ConsumerGroup:
-    """A consumer of the queue's group that holds m1 of the stream and m4 of the group's own."""
+    """A consumer of the queue's group that holds m1 of the stream and m4 of the group's own; one is done and kept."""
     me = ConsumerGroup(S, QUEUE_GROUP, ME, 30_000)
     me.register(world.call)
     world.add(S, "1-1", "m1")
     world.add(keys.again(S, QUEUE_GROUP), "2-1", "m4")
-    assert len(me.read(world.call, 10, None)) == 2
+    world.add(keys.again(S, QUEUE_GROUP), "2-2", "done")
+    assert len(me.read(world.call, 10, None)) == 3
+    world.call("XACK", keys.again(S, QUEUE_GROUP), QUEUE_GROUP, "2-2")
     return me
 
 
@@ -297,6 +299,7 @@ def member(world: World) -> ConsumerGroup:
         ("2 2-1", True),
         ("2 3-1", True),
         ("1 9-9", False),
+        ("2 2-2", False),
         ("2 9-9", False),
         ("1 2-1", False),
         ("nonsense", False),
@@ -326,7 +329,7 @@ def test_nobody_that_waits_is_forgotten(world: World) -> None:
     world.call("RPUSH", PARKED, waits("m7"), "nonsense", waits("m8"))
     assert limits.unpark(world.call, S, L) == (0, 3)
     assert limits.parked_for(world.call, S) == [] and not world.call("EXISTS", PARKED)
-    assert world.call("XLEN", keys.again(S, QUEUE_GROUP)) == 4
+    assert world.call("XLEN", keys.again(S, QUEUE_GROUP)) == 5
 
 
 def test_where_the_group_is_gone_nobody_holds_anything(world: World) -> None:
