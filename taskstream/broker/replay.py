@@ -157,17 +157,22 @@ class Replay:
         for resting in self._resting:
             ids |= set(self._members(resting))
         if self._group == QUEUE_GROUP:
-            ids |= set(self._parked())
+            ids |= set(self._listed())
         return Unfinished(read_to, held, ids - {""})
 
-    def _parked(self) -> Iterator[str]:
-        """Ids of the messages that wait for a slot of a concurrency limit."""
+    def _listed(self) -> Iterator[str]:
+        """Ids of the messages that wait for a slot of a concurrency limit, or for their turn in an order."""
         stream = self._sources[False]
-        for limit in self._broker.call("HKEYS", keys.parking(stream)):
-            name, start = keys.parked(stream, str(limit, "utf-8")), 0
-            while rows := self._broker.call("LRANGE", name, start, start + SCAN_PIECE - 1):
+        limits, orders = (
+            [str(name, "utf-8") for name in self._broker.call("HKEYS", of(stream)) if name]
+            for of in (keys.parking, keys.ordered)
+        )
+        for name in (*(keys.parked(stream, limit) for limit in limits), *orders):
+            # From its end: what leaves it meanwhile leaves at the beginning, and would move others past this.
+            last = -1
+            while rows := self._broker.call("LRANGE", name, last - SCAN_PIECE + 1, last):
                 yield from _ids_of(rows)
-                start += len(rows)
+                last -= SCAN_PIECE
 
     def _members(self, resting: str) -> Iterator[str]:
         """Ids of the messages in a sorted set."""

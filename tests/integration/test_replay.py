@@ -152,6 +152,19 @@ def test_what_waits_for_a_slot_is_not_replayed(broker: Broker) -> None:
     broker.call("DEL", keys.parking(S), keys.parked(S, "jobs.one"))
 
 
+def test_what_waits_for_its_turn_is_not_replayed(broker: Broker) -> None:
+    # Given a message that died, was requeued, and waits behind another one of its ordering key
+    member = Member(broker, "taskstream")
+    publish(broker, "a", "b")
+    member.ack(*member.read())
+    order = keys.order(S, "customer 7")
+    broker.call("RPUSH", order, "another", fields_json(Message("a", "Order", b"{}")))
+    broker.call("HSET", keys.ordered(S), "", 1, order, 1)
+    # Then it is not among what is replayed
+    assert member.replay() == ["b"]
+    broker.call("DEL", order, keys.ordered(S))
+
+
 def test_a_message_is_replayed_once_however_often_it_was_tried(broker: Broker) -> None:
     member = Member(broker, "taskstream")
     publish(broker, "a")
