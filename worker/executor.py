@@ -261,6 +261,7 @@ class Executor:
                 # What is waited for in there is nothing that the time limits of a run are about.
                 self._table.start(lane.index, membership.number, job.delivery.message.id)
                 context.run(hooks.before, job)
+                intake.look_again(job)
             if settings.timeout is not None:
                 lane.deadline = time.monotonic() + settings.timeout
             limit = settings.hard_timeout

@@ -14,7 +14,7 @@ from taskstream.results.base import Failure
 from taskstream.ties import Tie, ties_of, ties_of_fields
 
 from . import outcomes
-from .known import Hooks
+from .known import Hooks, PutOff
 from .membership import Job, Membership
 from .server_clock import ServerClock
 
@@ -136,6 +136,23 @@ def _tell(job: Job, handler: Handler, error: BaseException) -> None:
     hooks = Hooks(handler.middleware)
     if hooks.any:
         hooks.ended(job, error)
+
+
+def look_again(job: Job) -> None:
+    """Hooks may have waited: what was asked before them is asked again. Raises PutOff, with the end decided.
+
+    A message that is another worker's by now has none here.
+    """
+    membership = job.membership
+    consumer = membership.consumer
+    if not membership.wait_until_sure() or job.handed:
+        raise PutOff(None)
+    if job.expires_ms is not None and expired(job, consumer.around.clock):
+        outcomes.expire(job, consumer.around.worker, consumer.around.keep_results)
+        raise PutOff(None)
+    if consumer.revoked and job.delivery.message.id in consumer.revoked:
+        outcomes.revoke(job, outcomes.REVOKED_BEFORE, consumer.around.worker, consumer.around.keep_results)
+        raise PutOff(None)
 
 
 def expired(job: Job, clock: ServerClock) -> bool:

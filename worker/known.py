@@ -19,9 +19,12 @@ from .membership import Job
 
 
 class PutOff(BaseException):
-    """A hook said that a message does not run now; ``reason`` is what it raised. Never seen by a handler."""
+    """A message does not run now. Never seen by a handler.
 
-    def __init__(self, reason: Postpone | Refuse) -> None:
+    ``reason`` is what a hook raised, None where the message's end is decided.
+    """
+
+    def __init__(self, reason: Postpone | Refuse | None) -> None:
         super().__init__(str(reason))
         self.reason = reason
 
@@ -93,9 +96,9 @@ class Known:
 
     def put_off(self, job: Job, error: PutOff, worker: str, keep: bool) -> None:
         """Decide the end of a message that a hook did not let run."""
-        if job.handed:
-            return
         reason = error.reason
+        if job.handed or reason is None:
+            return
         if isinstance(reason, NoSlot):
             outcomes.park(job)
         elif isinstance(reason, ToldToCome):

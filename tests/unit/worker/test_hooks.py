@@ -178,6 +178,54 @@ def test_an_interrupt_inside_a_hook_gives_the_message_back(world: World) -> None
     assert world.run(lambda delivery: 1, Hook(raises(Shutdown("stops")))).move == "g"
 
 
+def test_what_became_another_workers_while_a_hook_waited_does_not_run(world: World) -> None:
+    # Given a hook that waits until the lease is lost
+    def lose(run: Run) -> None:
+        world.membership.lost = True
+
+    hook, ran, freed = Hook(lose), [], []
+    world.consumer.release_slot = lambda: freed.append(1)
+    handler = Handler("a.h", ran.append, "a", "-", 10, Settings(), middleware=(hook, RETRIES))
+    delivery = Delivery(Message("m1", "h", b"{}"), "s", "g", "1-1", 1)
+    # When the hook lets it go on
+    world.executor.put(Job(world.membership, delivery, handler))
+    with gevent.Timeout(20):
+        while not freed:
+            gevent.sleep(0.001)
+    # Then it does not run, nothing is decided about it, and its place is free
+    assert ran == [] and hook.said == [] and world.done == []
+    assert world.executor.running == 0 and len(freed) == 1
+
+
+def test_after_a_hook_that_waited_a_run_waits_for_a_lease_that_is_unsure(world: World) -> None:
+    def sleep(run: Run) -> None:
+        world.membership.deadline = 0.0
+        gevent.spawn_later(0.05, setattr, world.membership, "deadline", 1e12)
+
+    sure: list[bool] = []
+    job = world.run(lambda delivery: sure.append(world.membership.deadline > 0), Hook(sleep))
+    assert job.move == "a" and sure == [True]
+
+
+def test_revoked_or_too_late_while_a_hook_waited_it_does_not_run(world: World) -> None:
+    world.consumer.around = SimpleNamespace(worker="w", keep_results=True, clock=SimpleNamespace(now_ms=lambda: 1000))
+
+    def expire(run: Run) -> None:
+        lane = next(lane for lane in world.executor.running_jobs())
+        lane.expires_ms = 1000
+
+    ran: list[Delivery] = []
+    for hook, kind in (
+        (Hook(expire), "Expired"),
+        (Hook(lambda run: world.consumer.revoked.update(m1=False)), "Revoked"),
+    ):
+        job = world.run(ran.append, hook)
+        assert job.move == "a" and job.outcome is not None and job.outcome.error is not None
+        assert (job.outcome.state, job.outcome.error.type) == ("REVOKED", kind)
+        assert hook.said == []
+    assert ran == [] and world.executor.ran == 0
+
+
 def test_time_limits_begin_after_the_hooks(world: World) -> None:
     world.run(lambda delivery: 1, Hook(lambda run: gevent.sleep(0.3)), timeout=0.1, hard_timeout=5.0)
     # The message is marked from the start, so that a death in a hook is blamed on it, but it is not limited yet.
