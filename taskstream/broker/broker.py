@@ -13,8 +13,9 @@ import msgspec
 
 from taskstream import keys
 from taskstream.broker import turns
+from taskstream.broker.group import CHOICES
 from taskstream.broker.publisher import Publisher
-from taskstream.broker.script import Script
+from taskstream.broker.script import Script, whole
 from taskstream.errors import ConfigError, WrongKind
 from taskstream.handler import QUEUE_GROUP
 
@@ -211,7 +212,7 @@ class Broker(Publisher):
     def choice(self, stream: str, group: str) -> tuple[int, str | None]:
         """Version of the operator's choice for a group (0: nobody chose), and the choice."""
         version, state = self.call("HMGET", keys.control(stream, group), "version", "state")
-        return int(version or 0), state.decode() if state else None
+        return whole(version), CHOICES.get(state)
 
     def subscriptions(self) -> dict[str, SubscriptionInfo]:
         """Every label that a worker announced, and its stream and group."""

@@ -23,6 +23,9 @@ Replies = Callable[[Sequence[tuple[Any, ...]]], list[Any]]
 
 REMEMBER_DEATHS_S = 30 * 24 * 3600
 PIECE = 1_000
+CHOICES = {b"started": "started", b"stopped": "stopped"}
+"""What an operator may choose for a group. Anything else was not written by us, and nobody's choice."""
+
 COMMIT_KEYS = 8
 """Keys of a commit before those of ties."""
 
@@ -378,7 +381,7 @@ def renew_all(replies: Replies, groups: Sequence[ConsumerGroup]) -> list[Renewal
 
 def _renewal(reply: Sequence[Any]) -> Renewal:
     held, version, choice, ranked, server_ms = reply
-    return Renewal(held == 1, int(version), choice.decode() or None, bool(ranked), int(server_ms))
+    return Renewal(held == 1, int(version), CHOICES.get(choice), bool(ranked), int(server_ms))
 
 
 def group_is_gone(error: Exception) -> bool:

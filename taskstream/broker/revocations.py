@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from taskstream import keys
 from taskstream.broker.group import Call
 from taskstream.broker.publisher import Publisher
-from taskstream.broker.script import Script
+from taskstream.broker.script import Script, whole
 
 REMEMBER_S = 24 * 3600.0
 """How long a revoked id is remembered, from then or from when its message is due, if that is known."""
@@ -39,7 +39,7 @@ def revoke(broker: Publisher, stream: str, group: str, ids: Sequence[str], termi
 
 def revokes(call: Call, stream: str, group: str) -> int:
     """How often something was revoked in ``group``: what ``revoked`` reads is at least as new."""
-    return int(call("HGET", keys.control(stream, group), "revokes") or 0)
+    return whole(call("HGET", keys.control(stream, group), "revokes"))
 
 
 def revoked(call: Call, stream: str, group: str) -> dict[str, bool]:

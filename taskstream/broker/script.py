@@ -46,6 +46,11 @@ class Script:
             calls(commands)
 
 
+def whole(reply: bytes | None) -> int:
+    """A number that a script counts; 0 where there is none, or something that was not written by us."""
+    return int(reply) if reply and reply.isdigit() else 0
+
+
 @lru_cache
 def wake_call(stream: str, group: str) -> str:
     """The argument of scripts with which they tell all workers that something waits in the group's ranked set.

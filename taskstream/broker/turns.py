@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from taskstream import keys
-from taskstream.broker.script import Script
+from taskstream.broker.script import Script, whole
 from taskstream.handler import QUEUE_GROUP
 
 Call = Callable[..., Any]
@@ -23,7 +23,7 @@ _UNSTICK = Script("unstick")
 
 def waiting(call: Call, stream: str) -> int:
     """How many messages of a queue wait for their turn."""
-    return int(call("HGET", keys.ordered(stream), "") or 0)
+    return whole(call("HGET", keys.ordered(stream), ""))
 
 
 def unstick(call: Call, stream: str) -> int:

@@ -2,9 +2,11 @@
 -- KEYS  1 control
 -- ARGV  1 started|stopped
 -- Returns the version of the choice.
+-- include: counts
 local choice = redis.call('HMGET', KEYS[1], 'state', 'version')
-if choice[1] == ARGV[1] then
-  return tonumber(choice[2])
+local version = tonumber(choice[2] or 'x')
+if choice[1] == ARGV[1] and version then
+  return version
 end
 redis.call('HSET', KEYS[1], 'state', ARGV[1])
-return redis.call('HINCRBY', KEYS[1], 'version', 1)
+return count_up(KEYS[1], 'version')

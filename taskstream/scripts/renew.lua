@@ -6,7 +6,8 @@
 -- Returns {1 renewed | 0 lost, version of the operator's choice, choice or '', 1 if something waits in ranked,
 -- now (ms since the epoch)}.
 local choice = redis.call('HMGET', KEYS[2], 'version', 'state')
-local version, state = tonumber(choice[1] or 0), choice[2] or ''
+-- What is no number was not written by us, and must not cost anybody a lease.
+local version, state = tonumber(choice[1] or 0) or 0, choice[2] or ''
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local score = redis.call('ZSCORE', KEYS[1], ARGV[1])

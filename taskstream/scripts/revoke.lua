@@ -4,6 +4,7 @@
 -- ARGV  1 '1': nor to go on running  then per message: how long it is remembered (ms), message id
 -- Returns how often anything was revoked in this group.
 -- Renewals bring the new version to workers that did not hear of it otherwise.
+-- include: counts
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 for at = 2, #ARGV, 2 do
@@ -18,5 +19,5 @@ local last = redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')
 if last[2] then
   redis.call('PEXPIREAT', KEYS[1], string.format('%.0f', math.ceil(tonumber(last[2]))))
 end
-redis.call('HINCRBY', KEYS[2], 'version', 1)
-return redis.call('HINCRBY', KEYS[2], 'revokes', 1)
+count_up(KEYS[2], 'version')
+return count_up(KEYS[2], 'revokes')

@@ -34,7 +34,7 @@ from script_cases import (
 )
 
 from taskstream import keys
-from taskstream.broker import Broker
+from taskstream.broker import Broker, revocations
 from taskstream.broker.group import Batch, Renewal
 from taskstream.message import Message
 
@@ -268,6 +268,13 @@ RENEW = [
         renewed,
         renew(False, 7, "stopped"),
     ),
+    Case(
+        "what is no choice costs nobody a lease",
+        [seed, do("HSET", CONTROL, "state", "\u00fc", "version", "text")],
+        renewed,
+        renew(True),
+        {f"{LEASES} me": "+30s"},
+    ),
 ]
 
 
@@ -322,6 +329,22 @@ OPERATOR = [
         {f"{CONTROL} state": "started", f"{CONTROL} version": "2"},
     ),
 ]
+
+
+def test_a_version_that_is_no_number_gives_way_to_a_larger_one_than_before(world: World) -> None:
+    broker = Broker(world.url)
+    for word in ("text", "1.5", "-1", "9" * 30):
+        # Given something that nobody counted, and workers that know of a choice
+        broker.call("DEL", CONTROL)
+        known = broker.set_state(S, G, "stopped")
+        broker.call("HSET", CONTROL, "version", word)
+        # Then it reads as none or any, and what is chosen next is news to all
+        assert broker.choice(S, G)[1] == "stopped"
+        assert broker.set_state(S, G, "started") > known + 1
+        broker.call("HSET", CONTROL, "version", word, "revokes", word)
+        assert revocations.revoke(broker, S, G, ["m1"], False) > known + 1
+        assert broker.choice(S, G)[0] > known + 1
+    broker.close()
 
 
 @cases(*COMMIT)
