@@ -20,9 +20,14 @@ if apart > 0 then
   local time = redis.call('TIME')
   local now = time[1] * 1000000 + time[2]
   local known = redis.call('HMGET', KEYS[2], 'tail', 'last')
-  -- The next time that nobody was told, and the last start. What is no number was not written by us.
-  local tail = tonumber(known[1] or 0) or 0
-  local free = (tonumber(known[2] or 0) or 0) + apart
+  for i = 1, 2 do
+    -- What is no time of this or the next hundred years was not written by us.
+    local at = tonumber(known[i] or 0)
+    known[i] = at and at >= 0 and at < now + 3.2e15 and at or 0
+  end
+  -- The next time that nobody was told, and the last start.
+  local tail = known[1]
+  local free = known[2] + apart
   local at = tonumber(ARGV[5])
   if at == 0 or at >= tail then
     at = math.max(now, tail, free)

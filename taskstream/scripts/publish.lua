@@ -82,7 +82,7 @@ while at <= #ARGV do
   if not known then
     local there = length
     if most > 0 and waits then
-      there = there + tonumber(redis.call('HGET', ordered, '') or 0)
+      there = there + (tonumber(redis.call('HGET', ordered, '') or 0) or 0)
     elseif most > 0 and comes then
       there = there + redis.call('ZCARD', delayed)
     elseif most > 0 and ranked then

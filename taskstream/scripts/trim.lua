@@ -12,7 +12,9 @@ else
 end
 local keep = 0
 for _, wanted in ipairs(redis.call('HVALS', KEYS[3])) do
-  keep = math.max(keep, tonumber(wanted))
+  -- More than a hundred years, or what is no number, was not written by us.
+  local ms = tonumber(wanted) or 0
+  keep = ms < 3.2e12 and math.max(keep, ms) or keep
 end
 if keep > 0 then
   -- Groups whose workers are gone are to be forgotten some day, not before what they keep.
@@ -20,7 +22,7 @@ if keep > 0 then
 end
 local time = redis.call('TIME')
 local function floor_of(ms)
-  return ms > 0 and string.format('%d-0', time[1] * 1000 + math.floor(time[2] / 1000) - ms) or nil
+  return ms > 0 and string.format('%d-0', math.max(0, time[1] * 1000 + math.floor(time[2] / 1000) - ms)) or nil
 end
 local function before(a, b)
   local a_ms, a_seq = string.match(a, '(%d+)-(%d+)')

@@ -35,7 +35,7 @@ for i = 7, #KEYS do
     moved = moved + 1
   else
     -- Deleted by hand, too: none waits there.
-    count_waiting(KEYS[6], KEYS[i], -tonumber(redis.call('HGET', KEYS[6], KEYS[i]) or 0))
+    count_waiting(KEYS[6], KEYS[i], -(tonumber(redis.call('HGET', KEYS[6], KEYS[i]) or 0) or 0))
   end
 end
 return moved

@@ -21,6 +21,8 @@ from script_cases import (
     seed_with_other_group,
 )
 
+from taskstream import keys
+
 
 def promote(limit: int = 10) -> Callable[[World], tuple[int, Any]]:
     def act(world: World) -> tuple[int, Any]:
@@ -151,6 +153,16 @@ TRIM = [
         [seed, done("1-1"), do("XGROUP", "SETID", S, G, "0")],
         trim,
         0,
+    ),
+    *(
+        Case(
+            f"a retention that is {word} keeps nothing and stops nobody",
+            [seed, done("1-1"), do("HSET", keys.retention(S), "h", word)],
+            trim,
+            1,
+            TWO_LEFT,
+        )
+        for word in ("text", "inf", "1e300", "nan")
     ),
     Case("an empty stream", [seed_corpse(60), do("XTRIM", S, "MAXLEN", 0), done("1-1", "1-2")], trim, 0),
 ]

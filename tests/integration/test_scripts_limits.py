@@ -262,6 +262,12 @@ def test_a_time_that_nobody_was_told_is_of_no_use(world: World, told: str) -> No
     assert not answer.go and 3_500_000_000 < answer.wait_us <= 3_600_000_000
 
 
+@pytest.mark.parametrize("word", ["text", "nan", "inf", "-inf", "1e300", "-5"])
+def test_a_rate_that_says_no_time_holds_nobody_up(world: World, word: str) -> None:
+    world.call("HSET", RATE, "tail", word, "last", word)
+    assert ask(world, "m0", apart_us=1_000_000) == Answer(True)
+
+
 def test_without_a_slot_no_time_is_taken_and_without_a_time_no_slot(world: World) -> None:
     both: dict[str, Any] = {"most": 1, "apart_us": 3_600_000_000}
     assert ask(world, "m0", **both).go

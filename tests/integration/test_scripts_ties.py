@@ -94,6 +94,16 @@ TIES = [
         WON,
         GONE_1,
     ),
+    *(
+        Case(
+            f"a count that is {word} stops no order",
+            [*queue(waits("m7")), do("HSET", keys.ordered(S), "", word, ORDER, word)],
+            commit((*ENDS[0][1], order("m1"))),
+            WON,
+            GONE_1 | NEXT | {ORDER: ["m7"], **counted(None)},
+        )
+        for word in ("text", "1.5", "-7")
+    ),
     Case("no such order", [seed], commit((*ENDS[0][1], order("m1"))), WON, GONE_1),
     Case(
         "several keys in one commit, and one with two messages of it",
