@@ -26,19 +26,35 @@ def load_app(target: str) -> Taskstream:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
-            raise ConfigError(f"there is no module {error.name!r} to load {target!r} from in {Path.cwd()}") from None
+            missing = f"there is no module {error.name!r} to load {target!r} from in {Path.cwd()}"
+            raise ConfigError(missing + _meant_module(module_name)) from None
         raise _broken(module_name, error) from error
     except Exception as error:
         raise _broken(module_name, error) from error
+    there = [name for name, value in vars(found).items() if isinstance(value, Taskstream)]
     for part in (attribute or "app").split("."):
         found = getattr(found, part, None)
     if not isinstance(found, Taskstream):
         raise ConfigError(
-            f"{target!r} is no Taskstream app: module {module_name} needs {attribute or 'app'} = Taskstream(…)"
+            f"{target!r} is no Taskstream app: "
+            + (
+                f"did you mean {f'{module_name}:{there[0]}'!r}?"
+                if there
+                else f"module {module_name} needs {attribute or 'app'} = Taskstream(…)"
+            )
         )
     found.set_current()  # before its modules are imported, which may send to it
     found.load()
     return found
+
+
+def _meant_module(name: str) -> str:
+    """For a module that is not there: the app of a module that is, where a dot stands for the colon or for ``.py``."""
+    parent, _, last = name.rpartition(".")
+    loaded = sys.modules.get(parent)
+    if isinstance(getattr(loaded, last, None), Taskstream):
+        return f"; did you mean {f'{parent}:{last}'!r}?"
+    return f"; did you mean {parent!r}?" if last == "py" and loaded is not None else ""
 
 
 def _broken(module: str, error: Exception) -> ConfigError:

@@ -120,7 +120,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         """
 
         def refuse(option: str, wanted: object) -> NoReturn:
-            raise ConfigError(f"task {task}: {option}={getattr(self, option)!r} cannot be used: {wanted}")
+            raise ConfigError(f"task {task}: {option}={name_of(getattr(self, option))} cannot be used: {wanted}")
 
         most, key = self.max_concurrency, self.limit_key
         if most is not None and not _whole(most, 1):
@@ -163,6 +163,12 @@ def options_of(where: str, given: Mapping[str, Any]) -> Options:
         named = ", ".join(f"{name} ({IN_CELERY[name]})" if name in IN_CELERY else name for name in unknown)
         raise ConfigError(f"{where} has no option {named}: there are {', '.join(Options.__struct_fields__)}")
     return Options(**given)
+
+
+def name_of(value: object) -> str:
+    """What errors call a value that may be a function: by its name, without the address that ``repr`` tells."""
+    name = getattr(value, "__name__", None)
+    return name if isinstance(name, str) else repr(value)
 
 
 def _whole(value: object, least: int) -> bool:

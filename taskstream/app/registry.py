@@ -13,7 +13,7 @@ from datetime import tzinfo
 from types import MappingProxyType
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
 
-from taskstream.app.options import Options, TaskOptions, options_of
+from taskstream.app.options import Options, TaskOptions, name_of, options_of
 from taskstream.app.periodic import PeriodicDecorator, Plan, plan
 from taskstream.app.task import Host, Task
 from taskstream.errors import ConfigError
@@ -121,6 +121,10 @@ class Registry:
 
         Raises ConfigError for times that are never due and for arguments that do not make a call.
         """
+        if callable(cron):  # @app.periodic without parentheses: taken as a line, it would make no schedule and no error
+            raise ConfigError(
+                f'@app.periodic of {name_of(cron)}: say when: @app.periodic("*/5 * * * *") or @app.periodic(every=30)'
+            )
 
         def make(task: Any) -> Any:
             found = task if isinstance(task, Task) else self.register(task, Options())

@@ -125,7 +125,8 @@ class AsyncResult(Generic[R_co]):
         outcome = self.source.outcomes.wait(self.id, self.queues, timeout)
         if outcome is None:
             raise ResultTimeout(
-                f"no outcome of message {self.id} within {timeout} s; it goes on, or there never was such a message"
+                f"no outcome of message {self.id} within {timeout} s; it waits, runs, or never was sent: "
+                "`taskstream queues` shows what waits, and for which workers"
             )
         value: R_co = value_or_failure(self.source, outcome)
         return value

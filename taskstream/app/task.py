@@ -16,7 +16,7 @@ from taskstream.app import sending
 from taskstream.app.asking import progress_of, retry_of
 from taskstream.app.call_options import PLAIN, SendOptions, refuse_unknown
 from taskstream.app.canvas import chain
-from taskstream.app.options import Options
+from taskstream.app.options import Options, name_of
 from taskstream.app.request import NOWHERE, Request
 from taskstream.app.result import AsyncResult, ResultSource
 from taskstream.app.signature import Signature
@@ -317,6 +317,8 @@ class Task(Generic[P, R, C]):
 
 def check_function(function: object, name: str | None) -> None:
     """Raise ConfigError for what cannot be made a task, ``name`` given or not."""
+    if isinstance(function, Task):
+        raise ConfigError(f"{function.name} is a task already: put @app.task right above the function, once")
     if not callable(function):
         raise ConfigError(f"@task needs a function, not {function!r}; options go by name: @app.task(queue=…)")
     if name is None and not isinstance(getattr(function, "__name__", None), str):
@@ -324,7 +326,7 @@ def check_function(function: object, name: str | None) -> None:
     if isinstance(function, type):
         raise ConfigError(f"{function.__qualname__} is a class, which is no task: register a function")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise ConfigError(f"{function!r} is a generator, which is no task: return a list, or send a call per item")
+        raise ConfigError(f"{name_of(function)} is a generator, which is no task: return a list, or send a call per item")
     if name is None and cast(Any, function).__name__ == "<lambda>":
         raise ConfigError("a lambda has no name of its own: give one with name=")
 
@@ -336,6 +338,6 @@ def _bound(function: Callable[..., Any], task: object, name: str) -> Callable[..
         inspect.signature(bound)
     except ValueError:
         raise ConfigError(
-            f"task {name}: bind=True gives the task as first argument, and {function!r} takes none: add self"
+            f"task {name}: bind=True gives the task as first argument, and {name_of(function)} takes none: add self"
         ) from None
     return bound

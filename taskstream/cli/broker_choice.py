@@ -70,8 +70,8 @@ def choose(option: str | None, target: Target | None, configured: Callable[[Targ
         choice = Choice(url, f"said by {target}") if url else None
     if choice is None:
         raise ConfigError(
-            "no broker: pass --broker redis://…, set TASKSTREAM_BROKER, or come to a folder with a running "
-            "`taskstream dev` or with a configuration that names one"
+            "no broker: pass --broker redis://…, set TASKSTREAM_BROKER, name code that says one with -A, or come to a "
+            "folder with a running `taskstream dev` or with a configuration that names one"
         )
     return choice
 

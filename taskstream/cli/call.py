@@ -200,7 +200,10 @@ def _tell(message_id: str, outcome: Outcome | None, timeout: float | None, as_js
     if outcome is None:
         if as_json:
             print_json({"id": message_id, "state": "PENDING"})
-        raise TaskstreamError(f"no outcome of message {message_id} within {timeout:g} s; it goes on")
+        raise TaskstreamError(
+            f"no outcome of message {message_id} within {timeout:g} s; it waits or runs: "
+            "`taskstream queues` shows what waits, and for which workers"
+        )
     _print(as_json, record(outcome), bytes(outcome.value).decode() if outcome.state == SUCCESS else None)
     if outcome.state == SUCCESS:
         return DONE

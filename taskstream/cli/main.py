@@ -63,6 +63,20 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(importlib.import_module(module), name)
         return command
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does, saying where an option belongs that stands before the command, as celery's -A does."""
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            command = next((one for one in given if one in COMMANDS), None)
+            if command is None:
+                raise
+            option = error.option_name
+            raise click.UsageError(
+                f"{option!r} stands before the command: put it behind, as in taskstream {command} {option} …", ctx
+            ) from None
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:

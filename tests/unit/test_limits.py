@@ -137,7 +137,7 @@ def test_a_bound_task_is_counted_by_its_callers_arguments() -> None:
         ({"max_concurrency": 0}, "max_concurrency=0 cannot be used: give a whole number from 1 on"),
         ({"max_concurrency": True}, "max_concurrency=True cannot be used"),
         ({"max_concurrency": 2.0}, "max_concurrency=2.0 cannot be used"),
-        ({"limit_key": lambda customer: customer}, "neither is given"),
+        ({"limit_key": lambda customer: customer}, "limit_key=<lambda> cannot be used: it says by what"),
         ({"max_concurrency": 1, "limit_key": "customer"}, "give a function of the task's arguments"),
         ({"max_concurrency": 1, "limit_key": lambda other: other}, "no argument 'other', only customer, size"),
         ({"max_concurrency": 1, "limit_key": lambda *customer: customer}, "has to take 'customer' by its name"),

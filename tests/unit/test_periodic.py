@@ -112,6 +112,18 @@ def test_what_can_never_be_launched_is_told_at_once(said: dict[str, Any], text: 
     assert "\n" not in str(caught.value)
 
 
+def test_periodic_without_times_is_told_at_once() -> None:
+    # Without parentheses the task takes the place of the cron line; a schedule must not be missing silently
+    app = Taskstream("shop")
+
+    @app.task
+    def work() -> None: ...
+
+    for given, name in ((work, "work"), (len, "len")):
+        with pytest.raises(ConfigError, match=rf"@app\.periodic of {name}: say when: @app\.periodic\("):
+            app.periodic(given)  # type: ignore[arg-type]
+
+
 def test_a_task_that_needs_arguments_is_given_them() -> None:
     app = Taskstream("shop")
 

@@ -123,9 +123,18 @@ def test_a_class_and_a_generator_are_no_tasks(app: Taskstream) -> None:
 
     with pytest.raises(ConfigError, match="Path is a class, which is no task"):
         app.task(Path)
-    with pytest.raises(ConfigError, match="is a generator, which is no task"):
+    with pytest.raises(ConfigError, match="^numbers is a generator, which is no task"):
         app.task(numbers)
     assert not app.tasks
+
+
+def test_a_task_is_not_made_a_task_again(app: Taskstream) -> None:
+    # Such as with @app.task above @app.periodic, which makes a task of a plain function
+    task = app.task(thumbnail)
+    for again in (app.task, app.task(name="other")):
+        with pytest.raises(ConfigError, match=r"^shop\.thumbnail is a task already: put @app\.task right above"):
+            again(task)
+    assert list(app.tasks.values()) == [task]
 
 
 def test_a_url_of_the_code_is_looked_at_when_the_app_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -411,8 +420,13 @@ def test_a_forked_child_has_connections_of_its_own(app: Taskstream, made: list[F
         ("shop_tasks:app", None),
         ("shop_tasks", None),
         ("shop_tasks:nested.app", None),
-        ("shop_tasks:nothing", "is no Taskstream app: module shop_tasks needs nothing = Taskstream(…)"),
+        ("shop_bare:nothing", "is no Taskstream app: module shop_bare needs nothing = Taskstream(…)"),
         ("shop_tasks:thing", "is no Taskstream app"),
+        ("shop_tasks:ap", "is no Taskstream app: did you mean 'shop_tasks:app'?"),
+        ("shop_bare", "is no Taskstream app: module shop_bare needs app = Taskstream(…)"),
+        ("shop_tasks.app", "there is no module 'shop_tasks.app'"),
+        ("shop_tasks.app", "; did you mean 'shop_tasks:app'?"),
+        ("shop_tasks.py", "; did you mean 'shop_tasks'?"),
         ("shop_nowhere:app", "there is no module 'shop_nowhere'"),
         ("shop_nowhere.tasks:app", "there is no module 'shop_nowhere'"),
         ("shop_missing:app", "module shop_missing cannot be imported: ModuleNotFoundError: No module named 'no_such'"),
@@ -429,6 +443,7 @@ def test_load_app(target: str, said: str | None, tmp_path: Path, monkeypatch: py
     (tmp_path / "shop_tasks.py").write_text(
         "from taskstream import Taskstream\napp = Taskstream('shop')\nthing = 5\nclass nested:\n    app = app\n"
     )
+    (tmp_path / "shop_bare.py").write_text("thing = 5\n")
     (tmp_path / "shop_missing.py").write_text("import no_such\n")
     (tmp_path / "shop_broken.py").write_text("\n1 / 0\n")
     (tmp_path / "shop_syntax.py").write_text("def\n")

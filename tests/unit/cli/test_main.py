@@ -54,6 +54,11 @@ def test_version(capsys: Capture) -> None:
         (["wrker"], "taskstream: no command 'wrker'; did you mean 'worker'? (see taskstream --help)\n"),
         (["zzz"], "taskstream: no command 'zzz' (see taskstream --help)\n"),
         (
+            ["-A", "a:b", "worker"],
+            "taskstream: '-A' stands before the command: put it behind, as in taskstream worker -A … (see taskstream",
+        ),
+        (["--zzz", "zzz"], "taskstream: No such option '--zzz' (see taskstream --help)\n"),
+        (
             ["worker", "--processes", "many"],
             "taskstream: Invalid value for '--processes': 'many' is not a valid whole number",
         ),
