@@ -20,6 +20,7 @@ from taskstream.config_schemas import AppFile, ServerFile, UnknownKey
 from taskstream.errors import ConfigError, one_line
 from taskstream.handler import DEAD_RETENTION_S
 
+DEFAULT_DOCS_PATH = "/api/docs"
 DEFAULT_RESULTS = "file://results"
 DEFAULT_RETENTION = 7 * 86400.0
 DEFAULT_MAX_BODY = 1024 * 1024
@@ -41,7 +42,7 @@ class ServerConfig:
     log_level: str = "INFO"
     log_format: str = "text"
     broker_url: str | None = None
-    docs_path: str | None = "/api/docs"
+    docs_path: str | None = DEFAULT_DOCS_PATH
     max_body_bytes: int = DEFAULT_MAX_BODY
     results_url: str | None = DEFAULT_RESULTS
     retention: float = DEFAULT_RETENTION

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from taskstream.config import DEFAULT_DOCS_PATH
 from taskstream.embedded import running_broker_url
 from taskstream.errors import ConfigError
 
 MAX_BODY_BYTES = 1024 * 1024
-DOCS_PATH = "/api/docs"
 
 _TOKEN = re.compile(r"[!-~]+")
 
@@ -29,7 +29,7 @@ class WebSettings:
     token: str | None = None
     insecure: bool = False
     max_body_bytes: int = MAX_BODY_BYTES
-    docs_path: str | None = DOCS_PATH
+    docs_path: str | None = DEFAULT_DOCS_PATH
 
 
 def token_from(environ: Mapping[str, str]) -> str | None:

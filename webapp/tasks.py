@@ -119,6 +119,8 @@ class Tasks:
                 return Now("result", END, record(found))
             return Now("state", f"{found.state}-{found.attempts}", record(found))
         if found.state == PENDING:
+            if message_id in self._app.tasks:  # a curl that forgot its -d: PENDING would look like a call under way
+                raise Problem(404, f"{message_id!r} is a task, not the id of a call: POST calls it")
             self._app.outcomes.check_reachable(self._app.queues())
             return Now("state", PENDING, {"id": message_id, "state": PENDING})
         # Two of one millisecond differ by what they say.

@@ -267,13 +267,17 @@ class Taskstream(Registry):
             )
         return found
 
+    def results_named(self) -> tuple[str | ResultStore | None, Path]:
+        """What says where results are kept, the environment before the code, and where a relative folder starts."""
+        elsewhere = self._results_override or os.environ.get("TASKSTREAM_RESULTS")
+        return (elsewhere, Path.cwd()) if elsewhere else (self._own_results, self._results_base)
+
     @property
     def results(self) -> ResultStore | None:
         """The result store of this process, None if none is kept. Raises ConfigError for a URL that cannot be used."""
         with self._lock:
             if not self._store_open:
-                elsewhere = self._results_override or os.environ.get("TASKSTREAM_RESULTS")
-                found, base = (elsewhere, Path.cwd()) if elsewhere else (self._own_results, self._results_base)
+                found, base = self.results_named()
                 if found is None or isinstance(found, str):
                     own = self.broker.url if found == BROKERS_OWN else None
                     kept = self._result_retention

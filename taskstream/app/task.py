@@ -326,7 +326,9 @@ def check_function(function: object, name: str | None) -> None:
     if isinstance(function, type):
         raise ConfigError(f"{function.__qualname__} is a class, which is no task: register a function")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise ConfigError(f"{name_of(function)} is a generator, which is no task: return a list, or send a call per item")
+        raise ConfigError(
+            f"{name_of(function)} is a generator, which is no task: return a list, or send a call per item"
+        )
     if name is None and cast(Any, function).__name__ == "<lambda>":
         raise ConfigError("a lambda has no name of its own: give one with name=")
 

@@ -85,12 +85,14 @@ def page_url(host: str, port: int) -> str:
 def announce(url: str, broker_url: str, facts: Facts, stop_hint: str) -> None:
     """Print where everything is and how to stop it."""
     from taskstream.connection import display_url
+    from taskstream.results.store import BROKERS_OWN
 
+    results = broker_url if facts.results == BROKERS_OWN else facts.results
     rows = [
         ("page", f"{url}/"),
         ("docs", f"{url}{facts.docs_path}" if facts.docs_path else None),
         ("broker", display_url(broker_url)),
-        ("results", display_url(facts.results) if facts.results else "not kept"),
+        ("results", display_url(results) if results else "not kept"),
         ("stop", stop_hint),
     ]
     with contextlib.suppress(OSError):  # a full disk behind stdout is no reason to stop

@@ -40,8 +40,9 @@ class Known(msgspec.Struct, frozen=True):
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What the code says. ``results`` is the result store's URL, None if none is kept; ``packages`` are the folders
-    of the application's modules; ``differences`` those between the OpenAPI file asked about and the code.
+    """What the code says. ``results`` is the result store's URL, None if none is kept; ``redis://`` alone is the
+    broker's server, which is chosen later. ``packages`` are the folders of the application's modules;
+    ``differences`` those between the OpenAPI file asked about and the code.
     """
 
     broker: str | None
@@ -141,6 +142,8 @@ def open_results(target: Target) -> ResultStore | None:
 
 def _of_app(name: str) -> Facts:
     from taskstream.app.loading import load_app
+    from taskstream.config import DEFAULT_DOCS_PATH
+    from taskstream.results.store import BROKERS_OWN
 
     app = load_app(name)
     file = sys.modules[name.partition(":")[0]].__file__
@@ -150,8 +153,8 @@ def _of_app(name: str) -> Facts:
         broker = None  # one may be embedded or given
     return Facts(
         broker=broker,
-        results=_url_of(app.results),
-        docs_path=None,
+        results=BROKERS_OWN if app.results_named()[0] == BROKERS_OWN else _url_of(app.results),
+        docs_path=DEFAULT_DOCS_PATH,  # an app of tasks has no server.json to say otherwise
         packages=[str(Path(file).resolve().parent)] if file else [],
         subscriptions=[Known(one.label, one.label, one.stream, one.group) for one in app.subscriptions()],
     )
@@ -159,15 +162,16 @@ def _of_app(name: str) -> Facts:
 
 def _of_configuration(target: Target, api_file: str | None) -> Facts:
     from taskstream.cli import apidoc
+    from taskstream.results.store import BROKERS_OWN
 
     loaded = apidoc.load(target)
     document = apidoc.document_of(loaded)
     server = loaded.server
-    store = _results_of(server)
+    at_broker = (os.environ.get("TASKSTREAM_RESULTS") or server.results_url) == BROKERS_OWN
     packages = (sys.modules[app.package].__file__ for app in loaded.apps if app.package in sys.modules)
     return Facts(
         broker=server.broker_url,
-        results=_url_of(store),
+        results=BROKERS_OWN if at_broker else _url_of(_results_of(server)),
         docs_path=server.docs_path,
         packages=sorted({str(Path(file).resolve().parent) for file in packages if file}),
         subscriptions=_known(_read(target)[1]),
@@ -185,9 +189,9 @@ def _results_of(server: ServerConfig) -> ResultStore | None:
     from taskstream.results import open_store
 
     elsewhere = os.environ.get("TASKSTREAM_RESULTS")
-    if elsewhere:
-        return open_store(elsewhere, base=Path.cwd())
     broker = os.environ.get("TASKSTREAM_BROKER") or server.broker_url
+    if elsewhere:
+        return open_store(elsewhere, base=Path.cwd(), broker_url=broker)
     url, base = server.results_url, server.base
     return open_store(url, base=base, retention=server.retention, fsync=server.fsync, broker_url=broker)
 

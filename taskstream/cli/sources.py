@@ -38,9 +38,12 @@ def chosen_store(app: str | None, config_files: str | None, option: str | None) 
         url, source = os.environ.get("TASKSTREAM_RESULTS"), "TASKSTREAM_RESULTS"
     if not url and not app and not config_files:
         from taskstream.embedded import running_broker
+        from taskstream.results.store import BROKERS_OWN
 
         running = running_broker(Path.cwd())
-        url, source = running.results if running else None, "the running `taskstream dev` of this folder"
+        if running is not None:
+            url = running.url if running.results == BROKERS_OWN else running.results
+            source = "the running `taskstream dev` of this folder"
     if url:
         from taskstream.results import open_store
 

@@ -157,7 +157,9 @@ def test_what_finished_before_the_waiter_was_registered_is_seen(
 
 @pytest.mark.parametrize("timeout", [0, -1, 0.0])
 def test_no_outcome_in_time(app: Taskstream, timeout: float) -> None:
-    with pytest.raises(ResultTimeout, match=r"no outcome of message id within [-0-9.]+ s; it waits, .*taskstream queues"):
+    with pytest.raises(
+        ResultTimeout, match=r"no outcome of message id within [-0-9.]+ s; it waits, .*taskstream queues"
+    ):
         handle(app).get(timeout=timeout)
 
 

@@ -123,7 +123,7 @@ def test_a_class_and_a_generator_are_no_tasks(app: Taskstream) -> None:
 
     with pytest.raises(ConfigError, match="Path is a class, which is no task"):
         app.task(Path)
-    with pytest.raises(ConfigError, match="^numbers is a generator, which is no task"):
+    with pytest.raises(ConfigError, match=r"^numbers is a generator, which is no task"):
         app.task(numbers)
     assert not app.tasks
 

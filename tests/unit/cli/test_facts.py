@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from shop import LABEL, write_shop
 
 from taskstream.cli import facts
+from taskstream.cli.box import announce
 from taskstream.cli.facts import Known, broker_said_by, gather_apart, open_results, streams_said_by
 from taskstream.cli.target import Target
 from taskstream.errors import ConfigError, TaskstreamError
@@ -45,10 +47,26 @@ def test_of_an_app(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     Path("toys.py").write_text(TOYS)
     found = gather_apart(APP)
     assert (found.broker, found.results) == ("redis://toys:6379/1", f"json://{tmp_path}/kept")
+    assert found.docs_path == "/api/docs"
     assert found.packages == [str(tmp_path)]
     assert found.subscriptions == [Known("blocks", "blocks", "blocks", "taskstream")]
     assert (broker_said_by(APP), streams_said_by(APP)) == ("redis://toys:6379/1", ["blocks"])
     assert capfd.readouterr() == ("", "")
+
+
+def test_results_at_the_broker_are_where_that_will_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # Given code that names no broker, or another one than will be chosen
+    Path("toys.py").write_text(TOYS.replace("json://kept", "redis://").replace('broker="redis://toys:6379/1", ', ""))
+    write_shop(tmp_path)
+    server = json.loads(Path("server.json").read_text())
+    Path("server.json").write_text(json.dumps({**server, "results": {"url": "redis://"}}))
+    for target in (APP, FILES):
+        # When it is asked where results are kept
+        found = gather_apart(target)
+        # Then it is at the broker, and once that is known, there
+        assert found.results == "redis://"
+        announce("http://page", "redis://chosen:1/0", found, "Ctrl-C")
+        assert "results  redis://chosen:1/0\n" in capsys.readouterr().out
 
 
 def test_results_may_be_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,8 @@ def test_precedence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert "no result store: " in asked()
     running[0] = RunningBroker("redis://h", 1, 1, f"json://{tmp_path}/dev")
     assert f"results json://{tmp_path}/dev ({RUNNING})" in asked()
+    running[0] = RunningBroker("redis://h:1/0", 1, 1, "redis://")
+    assert f"results redis://h:1/0 ({RUNNING})" in asked()
     # The code that was named wins over it
     assert RUNNING not in asked("-A", "not_there:app")
     monkeypatch.setenv("TASKSTREAM_RESULTS", f"json://{tmp_path}/variable")

@@ -299,6 +299,16 @@ def test_what_became_of_a_call(client: FlaskClient, tasks: Taskstream) -> None:
         problem(client.get(f"/api/tasks/{name}"), 404)
 
 
+def test_asking_for_a_task_as_if_it_were_a_call(client: FlaskClient, tasks: Taskstream) -> None:
+    name = next(iter(tasks.tasks))
+    for path in (f"/api/tasks/{name}", f"/api/tasks/{name}/events"):
+        assert problem(client.get(path), 404)["detail"] == f"{name!r} is a task, not the id of a call: POST calls it"
+    # But what is known under such an id is told
+    assert tasks.results is not None
+    tasks.results.write([outcome(name, value=Raw(b"7"))])
+    assert client.get(f"/api/tasks/{name}").status_code == 200
+
+
 def test_what_an_unfinished_call_is_at(client: FlaskClient, task_broker: TaskBroker, tasks: Taskstream) -> None:
     said = {"state": "PROGRESS", "at_ms": 1_000, "info": {"done": 3, "total": 7}, "worker": "w1", "delivery": 2}
     task_broker.states[keys.state("half")] = encode_json(said)

@@ -5,7 +5,7 @@ from taskstream import Taskstream
 app = Taskstream(
     "shop",
     broker="redis://localhost:6379/0",
-    results="redis://localhost:6379/1",
+    results="redis://",
     result_retention="1d",
     include=["shop.tasks"],
 )
