@@ -6,6 +6,7 @@ wants. Nothing here sends a message or talks to Redis; who calls a hook says so 
 
 from __future__ import annotations
 
+import inspect
 import math
 import random
 import time
@@ -136,7 +137,11 @@ def _retriable(error: BaseException, kinds: tuple[type[BaseException], ...]) -> 
 
 
 def checked(where: str, middleware: Iterable[Middleware]) -> tuple[Middleware, ...]:
-    """``middleware`` as a tuple. Raises ConfigError naming ``where`` for what is no instance of Middleware."""
+    """``middleware`` as a tuple.
+
+    Raises ConfigError naming ``where`` for what is no instance of Middleware, and for a hook that is a coroutine: it
+    would never run.
+    """
     try:
         found = tuple(middleware)
     except TypeError:
@@ -145,6 +150,9 @@ def checked(where: str, middleware: Iterable[Middleware]) -> tuple[Middleware, .
         if isinstance(one, type) or not isinstance(one, Middleware):
             hint = "make one: Name()" if isinstance(one, type) else "derive its class from taskstream.Middleware"
             raise ConfigError(f"{where}: middleware={one!r:.200} is no instance of a Middleware: {hint}")
+        for hook in [name for name in vars(Middleware) if not name.startswith("_")]:
+            if inspect.iscoroutinefunction(getattr(one, hook)):
+                raise ConfigError(f"{where}: {type(one).__name__}.{hook} is async def: hooks are plain functions")
     return found
 
 

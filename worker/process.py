@@ -173,6 +173,7 @@ class WorkerProcess:
                 "broker": self._broker.display_url,
                 "results": self._store.url if self._store is not None else "none",
                 "concurrency": self._pool.concurrency,
+                "consumes": ", ".join(one.label for one in self._subscriptions),
             },
         )
         self._middleware = all_middleware(self._subscriptions)

@@ -176,3 +176,5 @@ def test_an_application_that_configured_its_root_logger_keeps_it(make_shop: Call
     assert "Order 5" not in pool.output
     # And: the worker's are the worker's
     assert "| Worker starts |" in pool.output and "OWN INFO" not in pool.output
+    # And: they say which queues are worked off
+    assert "| consumes=logshop\n" in pool.output

@@ -109,6 +109,14 @@ def test_what_is_no_middleware_is_refused(given: Any) -> None:
         Taskstream("shop", middleware=given)
 
 
+def test_a_hook_that_would_never_run_is_refused() -> None:
+    class Eager(Middleware):
+        async def before_run(self, run: Run) -> None: ...  # type: ignore[override]
+
+    with pytest.raises(ConfigError, match=r"^Taskstream\('shop'\): Eager\.before_run is async def: hooks are plain"):
+        Taskstream("shop", middleware=[Eager()])
+
+
 @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), 1e12])
 def test_postpone_takes_a_time_that_can_be_kept(seconds: float) -> None:
     with pytest.raises(ValueError, match="give seconds from 0 on"):
