@@ -24,7 +24,7 @@ for at = 2, #ARGV, 3 do
   end
 end
 if redis.call('HLEN', KEYS[1]) >= total + 3 then
-  local reply = {1, head[2], head[3]}
+  local reply, whole = {1, head[2], head[3]}, true
   for first = 0, total - 1, 1000 do
     local places = {}
     for place = first, math.min(first + 999, total - 1) do
@@ -32,9 +32,13 @@ if redis.call('HLEN', KEYS[1]) >= total + 3 then
     end
     for _, value in ipairs(redis.call('HMGET', KEYS[1], unpack(places))) do
       reply[#reply + 1] = value
+      -- Of a field that is no member's not all are there yet, however many there are.
+      whole = whole and value
     end
   end
-  return reply
+  if whole then
+    return reply
+  end
 end
 if failed and redis.call('EXISTS', KEYS[2]) == 0 then
   return {2, head[2], head[3]}

@@ -92,6 +92,13 @@ JOIN = [
     Case("a failure after a success", [then(opening(2), join((0, b"0")))], join((0, None)), ([None], 0)),
     Case("a failure of a complete one", [then(opening(1), join((0, b"0")))], join((0, None)), ([[b"0"]], 0)),
     Case("places that there are not", [then(opening(2))], join((2, b"2"), (-1, b"-1")), ([], 0)),
+    Case(
+        "a value of nobody does not stand for a missing one",
+        [then(opening(3), join((1, b"1"))), do("HSET", CHORD, "text", "x")],
+        join((0, b"0")),
+        ([], 0),
+        ZERO,
+    ),
     Case("no chord", [], join((0, b"0"), (1, None)), ([], 1)),
     Case("one that is through", [then(opening(2), done)], join((0, b"0")), ([], 1)),
     Case("what is no chord", [do("HSET", CHORD, "total", "x"), do("EXPIRE", CHORD, MONTH)], join((0, b"0")), ([], 1)),
