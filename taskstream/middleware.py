@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from taskstream import logs
+from taskstream.durations import LONGEST_S
 from taskstream.errors import ConfigError, Retry, TimeLimitExceeded
 from taskstream.message import Delivery, Message
 from taskstream.retry import backoff_delay
@@ -166,8 +167,10 @@ def delay_of(middleware: Sequence[Middleware], run: Run, error: BaseException) -
     for one in overriding(middleware, "retry_delay"):
         try:
             delay = one.retry_delay(run, error)
-            if delay is not None and not delay >= 0:
-                raise ValueError(f"retry_delay returned {delay!r}: give seconds from 0 on, NEVER or None")
+            if delay is not None and not (0 <= delay <= LONGEST_S or delay == NEVER):
+                raise ValueError(
+                    f"retry_delay returned {delay!r}: give seconds from 0 on (at most 100 years), NEVER or None"
+                )
         except Exception as broken:
             say(one, "retry_delay", broken)
             continue

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from datetime import datetime
 from typing import Any, cast
 
+from taskstream.durations import LONGEST_S
 from taskstream.errors import Retry, ValidationError
 from taskstream.message import encode_json
 
@@ -20,8 +20,8 @@ def retry_of(where: str, exc: object, countdown: object, eta: object, max_retrie
 
     check("exc", exc, exc is None or isinstance(exc, BaseException), "an exception")
     number = isinstance(countdown, (int, float)) and not isinstance(countdown, bool)
-    fits = countdown is None or (number and 0 <= cast(float, countdown) < math.inf)
-    check("countdown", countdown, fits, "seconds from 0 on")
+    fits = countdown is None or (number and 0 <= cast(float, countdown) <= LONGEST_S)
+    check("countdown", countdown, fits, "seconds from 0 on, at most 100 years")
     aware = isinstance(eta, datetime) and eta.utcoffset() is not None
     check("eta", eta, eta is None or aware, "a datetime with a time zone, as in datetime.now(UTC)")
     check("eta", eta, eta is None or countdown is None, "either countdown or eta")

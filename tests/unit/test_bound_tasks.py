@@ -223,6 +223,7 @@ def test_retry_of_a_task_called_like_a_function_raises_the_cause(app: Taskstream
         ({"countdown": -1}, "countdown: -1 cannot be used: give seconds from 0 on"),
         ({"countdown": True}, "countdown: True cannot be used"),
         ({"countdown": float("inf")}, "countdown: inf cannot be used"),
+        ({"countdown": 1e300}, "countdown: 1e+300 cannot be used: give seconds from 0 on, at most 100 years"),
         ({"eta": datetime(2030, 1, 1)}, "give a datetime with a time zone"),
         ({"eta": 5}, "eta: 5 cannot be used"),
         ({"eta": datetime(2030, 1, 1, tzinfo=UTC), "countdown": 1}, "give either countdown or eta"),

@@ -66,6 +66,7 @@ class Says(Middleware):
         ([ValueError("broken")], 8.0),
         ([-1.0], 8.0),
         ([float("nan")], 8.0),
+        ([1e300], 8.0),
         (["soon"], 8.0),
     ],
 )
