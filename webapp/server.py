@@ -7,6 +7,7 @@ Why granian: benchmarks/RESULTS.md.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import multiprocessing
 import os
@@ -20,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
+from multiprocessing.sharedctypes import RawValue
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -38,6 +40,9 @@ STOP_TIMEOUT_S = 8
 """How long web processes may take to finish the requests they have when told to stop."""
 
 PARENT_POLL_S = 1.0
+
+TRIES = 3
+"""How often in a row each web process may fail to start before the server ends."""
 
 log = logs.engine_logger("web")
 
@@ -173,8 +178,8 @@ def _parts(options: ServeOptions) -> Parts:
     return parts
 
 
-def _load_worker(options: ServeOptions, parent: int) -> Flask:
-    """Make the Flask app in a web process. Runs there."""
+def _load_worker(options: ServeOptions, parent: int, failed: ctypes.c_int) -> Flask:
+    """Make the Flask app in a web process. Runs there. ``failed`` is shared: how many in a row could not."""
     _belong_to(parent)
     from .app import build
     from .held import Held
@@ -182,10 +187,16 @@ def _load_worker(options: ServeOptions, parent: int) -> Flask:
     held = Held(options.threads // 2)
     _on_stop(held.stop)
     try:
-        return build(_parts(options), held)
+        app = build(_parts(options), held)
     except Exception as error:
         log.error("A web process cannot start", exc=error)
+        failed.value += 1
+        if failed.value >= TRIES * options.processes:
+            # Granian notices only those that die together, or soon after their start, and a busy machine takes longer.
+            os.kill(parent, signal.SIGTERM)
         sys.exit(1)
+    failed.value = 0
+    return app
 
 
 def _belong_to(parent: int) -> None:
@@ -254,13 +265,15 @@ def _run(options: ServeOptions, address: str, port: int) -> int:
             "loggers": {"_granian": {"handlers": ["engine"], "propagate": False}},
         },
     )
+    failed = RawValue(ctypes.c_int, 0)
     try:
-        server.serve(target_loader=partial(_load_worker, options, os.getpid()), wrap_loader=False)
+        server.serve(target_loader=partial(_load_worker, options, os.getpid(), failed), wrap_loader=False)
+        status = 0
     except SystemExit as end:
         # Granian says 1 also where a stop signal reached its processes before itself.
-        return 0 if server.interrupt_signal else int(end.code or 0)
+        status = 0 if server.interrupt_signal else int(end.code or 0)
     finally:
         # Python ends with the default handlers, and a second Ctrl-C would then spoil a clean exit status.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
-    return 0
+    return 1 if failed.value >= TRIES * options.processes else status
