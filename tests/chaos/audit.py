@@ -23,6 +23,33 @@ CLOCKS_S = 0.2
 """How far the time a worker noted for a start may be from the handler's own record."""
 
 
+WAKE_S = 0.5
+"""How soon after a freeze a run begins whose process was stopped between its look at the lease and the handler."""
+
+
+def without_woken(
+    runs: Mapping[int, Sequence[Run]], records: Records, lease_s: float
+) -> tuple[dict[int, list[Run]], list[Run]]:
+    """``runs`` without those that began as their process woke up, after others had taken their messages over.
+
+    No look at a lease can prevent them, because a process may be stopped between the look and the handler. They must
+    come to nothing: the run that counts is the one of whoever took over.
+    """
+    frozen = _by_pid([one for one in records.frozen if one[1].end - one[1].begin >= lease_s])
+    kept: dict[int, list[Run]] = {}
+    woken: list[Run] = []
+    for number, all_of_it in runs.items():
+        kept[number] = []
+        for run in all_of_it:
+            late = any(
+                span.begin <= run.begin <= span.end + WAKE_S
+                and any(span.begin <= other.begin < run.begin for other in all_of_it if other.pid != run.pid)
+                for span in frozen.get(run.pid, ())
+            )
+            (woken if late else kept[number]).append(run)
+    return kept, woken
+
+
 class Ends:
     """Takes all calls one by one (``take``), then says what is wrong with their ends."""
 
@@ -32,9 +59,14 @@ class Ends:
         outcomes_of: Callable[[str], Sequence[Outcome]],
         letters: Mapping[str, Mapping[str, Any]],
         epoch_s: float = 0.0,
+        woken: Sequence[Run] = (),
     ) -> None:
-        """``outcomes_of`` gives the final outcomes of a message; ``epoch_s`` is wall clock time at monotonic 0."""
+        """``outcomes_of`` gives the final outcomes of a message; ``epoch_s`` is wall clock time at monotonic 0.
+
+        ``woken`` are runs that must not have won.
+        """
         self._epoch_s = epoch_s
+        self._woken = {run.number: run for run in woken}
         self._runs = runs
         self._outcomes_of = outcomes_of
         self._letters = letters
@@ -85,6 +117,11 @@ class Ends:
         letter = self._letters.get(call.message_id)
         found = self._outcomes_of(call.message_id)
         problem = end_problem(call, runs, found, letter) or winner_problem(runs, found[0], self._epoch_s)
+        woken = self._woken.get(call.number)
+        if problem is None and woken is not None:
+            started = found[0].started_ms / 1000 - self._epoch_s
+            if all(abs(started - woken.begin) < abs(started - run.begin) for run in runs):
+                problem = f"its outcome is of a run that had lost it: {woken}"
         if problem:
             self.problems.append(f"{call.number} ({call.kind}, {call.message_id}): {problem}")
         elif letter is None:

@@ -50,7 +50,7 @@ def _why_idle(system: System) -> str:
 
 def _judge(system: System, driver: Driver, took_s: float) -> Verdict:
     records, load = system.records, system.load
-    runs = records.runs()
+    runs, woken = audit.without_woken(records.runs(), records, load.lease_s)
     letters, problems = _letters(system)
     store = open_store(system.results_url, base=system.folder)
     assert store is not None
@@ -58,7 +58,7 @@ def _judge(system: System, driver: Driver, took_s: float) -> Verdict:
     def outcomes_of(message_id: str) -> Sequence[Outcome]:
         return [one for one in store.read(message_id) if one.state in FINAL_STATES]
 
-    ends = audit.Ends(runs, outcomes_of, letters, epoch_s=time.time() - time.monotonic())
+    ends = audit.Ends(runs, outcomes_of, letters, time.time() - time.monotonic(), woken)
     for call in records.calls():
         ends.take(call)
     store.close()
@@ -66,6 +66,8 @@ def _judge(system: System, driver: Driver, took_s: float) -> Verdict:
     for number in ends.poison:
         repeats.poisoned(runs.get(number, ()))
     repeats.judge(runs, CONCURRENCY)
+    if woken:
+        repeats.reasons["begun at waking"] = len(woken)
     problems = [*ends.problems, *ends.strangers(), *repeats.problems, *problems]
     problems += [f"left in Redis: {key}" for key in system.left_in_redis()]
     memory, grown = judge_memory(system, load.seconds, len(letters))
@@ -88,7 +90,7 @@ def _judge(system: System, driver: Driver, took_s: float) -> Verdict:
         done=ends.done,
         dead=dict(ends.dead),
         condemned=ends.condemned,
-        runs=sum(map(len, runs.values())),
+        runs=sum(map(len, runs.values())) + len(woken),
         repeats=dict(repeats.reasons),
         after_sigterm=repeats.after_stop,
         finished_and_repeated=max(repeats.finished.values(), default=0),

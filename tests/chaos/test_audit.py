@@ -110,6 +110,33 @@ def test_counts_the_innocent() -> None:
     assert (accounts.dead, accounts.condemned, accounts.problems) == ({"WorkerDied": 2}, 1, [])
 
 
+def test_a_run_begun_as_its_process_woke_up_does_not_count() -> None:
+    # Given a process that stood still from 10 to 20, and one that took over from it at 17
+    records = Records(Path())
+    records.frozen = [(100, Span(10.0, 20.0))]
+    late, taken, own = Run(7, 100, 20.1, 20.2), Run(7, 101, 17.0, 17.1), Run(8, 100, 20.1, 20.2)
+    # Then what it began at its waking is set aside, but nothing that only it has run, and nothing later
+    runs = {7: [taken, late], 8: [own], 9: [Run(9, 101, 17.0), Run(9, 100, 22.0)]}
+    kept, woken = audit.without_woken(runs, records, LEASE_S)
+    assert (woken, kept[7], kept[8], len(kept[9])) == ([late], [taken], [own], 2)
+    # And neither where the process stood still for less than a lease
+    records.frozen = [(100, Span(17.0, 19.9))]
+    assert audit.without_woken(runs, records, LEASE_S)[1] == []
+
+
+def test_a_run_begun_as_its_process_woke_up_must_not_win() -> None:
+    late, taken = Run(7, 100, 20.1, 20.2), Run(7, 101, 17.0, 17.1)
+
+    def problems(started_ms: int) -> list[str]:
+        found = outcome("m7", value=msgspec.Raw(b"7"), started_ms=started_ms)
+        accounts = audit.Ends({7: [taken]}, lambda key: [found], {}, woken=[late])
+        accounts.take(CALL)
+        return accounts.problems
+
+    assert problems(17_000) == []
+    assert len(problems(20_100)) == 1
+
+
 # -- repeats ---------------------------------------------------------------------------------------------
 
 
