@@ -307,11 +307,13 @@ class WorkerProcess:
 
         Returns how many messages are left behind.
         """
-        deadline = None
+        since = None
         while not all(consumer.acker.idle for consumer in self._consumers):
             if self._grace_ends is not None:
-                deadline = deadline or boottime() + (FINISH_S if self._now.is_set() else COMMITS_S)
-                if self._out_of_time if self._around.paused is not None else boottime() >= deadline:
+                since = since or boottime()
+                # A second signal may come meanwhile, and the supervisor waits no longer than NOW_S after it.
+                most_s = FINISH_S if self._now.is_set() else COMMITS_S
+                if self._out_of_time if self._around.paused is not None else boottime() >= since + most_s:
                     break
             gevent.sleep(0.005)
         left = sum(consumer.held for consumer in self._consumers)
