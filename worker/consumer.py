@@ -405,5 +405,8 @@ class Consumer:
             room = 0  # consumption was stopped while the reply was on its way
         intake.accept(self, membership, entries[:room])
         intake.accept(self, membership, entries[room:], run=False)
+        if self.reading.took_all:
+            # Who waits for nothing else starts what came before the next read is sent, which takes longer than that.
+            gevent.sleep(0)
         if self.subscription.throttle:
             gevent.sleep(max(0.0, self.subscription.throttle - (time.monotonic() - started)))

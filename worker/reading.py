@@ -39,6 +39,8 @@ class Reading:
         """Boottime (s) of the last read that the server answered."""
         self.waits = 0
         """Number of the read that waits on the server, 0 while none does."""
+        self.took_all = False
+        """Whether the last read could have brought more than it found."""
         self._consumer = consumer
         self._slots = consumer.around.slots
         self._again_hot = False
@@ -95,6 +97,7 @@ class Reading:
             self._ranked_until = 0.0
         self._again_hot = False
         self._main_hot = bool(entries)
+        self.took_all = len(entries) < room
         return entries
 
     def _read_streams(self, call: Call, membership: Membership, room: int) -> list[Entry]:
@@ -126,6 +129,7 @@ class Reading:
         self.last_at = boottime()
         self._main_hot = bool(entries)
         self._again_hot = any(entry.from_again for entry in entries)
+        self.took_all = len(entries) < count
         if not entries:
             gevent.sleep(pause)
         return entries

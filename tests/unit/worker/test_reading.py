@@ -120,3 +120,17 @@ def test_readers_that_share_slots_wait_with_few_and_never_with_the_last(clock: C
         *(("feed", 1, 0), ("read", 1, False, True)),
     ]
     assert reader.slots.reserved == 0
+
+
+def test_a_read_that_found_less_than_it_could_have_is_known_to_have_taken_all(clock: Clock) -> None:
+    reader = Reader()
+    found = []
+    for room in (2, 1):
+        reader.read(room)
+        found.append(reader.reading.took_all)
+    reader.reading.wake()
+    reader.group.fed = [Fed([RANKED], 0, True), Fed([RANKED], 0, True)]
+    for room in (2, 1):
+        reader.read(room)
+        found.append(reader.reading.took_all)
+    assert found == [True, False, True, False]
