@@ -6,7 +6,6 @@ into the stream twice, and one outer loop that rebuilds everything is all a cons
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from redis.connection import (
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
+from taskstream.display import display_url
 from taskstream.errors import BrokerUnavailable, ConfigError, TaskstreamError, WrongKind
 
 CONNECT_TIMEOUT_S = 2.0
@@ -49,9 +49,6 @@ class Profile:
 PRODUCER = Profile(socket_timeout=READ_TIMEOUT_S, max_connections=16)
 CONSUMER = Profile(socket_timeout=2 * BLOCK_MS / 1000)
 
-_PASSWORD_OPTION = re.compile(r"(password=)[^&]*", re.IGNORECASE)
-_HIDDEN = r"\1***"
-
 _UNAUTHENTICATED = "Protocol error: unauthenticated"
 """What a server says to more than ten arguments, or to a long one, before it says NOAUTH."""
 
@@ -69,22 +66,6 @@ _PASSING = (
     "UNBLOCKED",
     "max number of clients",
 )
-
-
-def display_url(url: str) -> str:
-    """The URL as it may be shown and logged: without its password, else as it was written."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return "(no URL)"
-    shown = url
-    if "@" in parts.netloc:
-        credentials, _, hosts = parts.netloc.rpartition("@")
-        user = credentials.partition(":")[0]
-        shown = shown.replace(parts.netloc, f"{user + ':' if user else ''}***@{hosts}", 1)
-    if parts.query:
-        shown = shown.replace(f"?{parts.query}", f"?{_PASSWORD_OPTION.sub(_HIDDEN, parts.query)}", 1)
-    return shown
 
 
 Opener = Callable[[str, dict[str, Any]], ConnectionPool]

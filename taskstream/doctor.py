@@ -19,7 +19,8 @@ import msgspec
 import redis
 
 from taskstream.broker import health
-from taskstream.connection import PRODUCER, display_url, translate
+from taskstream.connection import PRODUCER, translate
+from taskstream.display import display_url
 from taskstream.errors import ConfigError, ResultUnavailable, TaskstreamError, WrongKind
 from taskstream.inspector import overview
 from taskstream.link import Link

@@ -4,15 +4,16 @@ The first line of the orders' pipe FD is its options; NAME only shows in process
 """
 
 # Before anything else is imported: a module that took a blocking function by then would keep it.
-from gevent import monkey
+from .patching import patch_all
 
-monkey.patch_all()
+patch_all()
 
 import signal  # noqa: E402  (everything below comes after patching, on purpose)
 import sys  # noqa: E402
 from types import FrameType  # noqa: E402
 
-from .orders import IGNORED_SIGNALS, read_options  # noqa: E402
+from .orders import IGNORED_SIGNALS  # noqa: E402
+from .pipes import read_options  # noqa: E402
 from .process import main  # noqa: E402
 
 
@@ -21,8 +22,6 @@ def ignore(number: int, frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
-    for module in ("socket", "ssl", "threading", "select", "time"):
-        assert monkey.is_module_patched(module), f"{module} was not patched"
     for number in IGNORED_SIGNALS:
         signal.signal(number, ignore)
     # The supervisor blocked them, lest one comes earlier.

@@ -1,24 +1,16 @@
-"""The two pipes between a worker process and its supervisor: orders in, reports out, a line each.
+"""What goes over the two pipes between a worker process and its supervisor: orders in, reports out, a line each.
 
 The first line in is the process' options. Orders: ``stop`` (cleanly, within the grace time), ``drain`` (cleanly,
 however long it takes: another process has taken the place) and ``now`` (give back and end). The end of the pipe
 means the supervisor died, which is an order to stop cleanly. Reports, as JSON: consumer names, readiness, a
-configuration that cannot work, the wish to be replaced.
+configuration that cannot work, the wish to be replaced. The process' ends of the pipes are in ``pipes.py``.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import signal
-from collections.abc import Callable
 
-import gevent
-import gevent.socket
 import msgspec
-from gevent.lock import RLock
-
-from .options import ProcessOptions
 
 STOP = b"stop\n"
 DRAIN = b"drain\n"
@@ -42,48 +34,3 @@ class Report(msgspec.Struct, omit_defaults=True):
     group: str = ""
     consumer: str = ""
     url: str = ""
-
-
-_sending = RLock()
-
-
-def send(fd: int, report: Report) -> None:
-    """Write one report; a supervisor that is gone hears nothing, one that is stopped holds up only the caller."""
-    line = msgspec.json.encode(report) + b"\n"
-    with _sending, contextlib.suppress(OSError):
-        os.set_blocking(fd, False)
-        while line:
-            try:
-                line = line[os.write(fd, line) :]
-            except BlockingIOError:
-                gevent.socket.wait_write(fd)
-
-
-def read_options(fd: int) -> ProcessOptions:
-    """The options, from the pipe's first line. Raises EOFError if the supervisor is gone already."""
-    line = b""
-    while not line.endswith(b"\n"):
-        data = os.read(fd, 1)  # no further than the line: orders follow
-        if not data:
-            raise EOFError("the supervisor ended before it sent the options")
-        line += data
-    return msgspec.json.decode(line, type=ProcessOptions)
-
-
-def listen(fd: int, on_order: Callable[[bytes], None]) -> None:
-    """Start a greenlet that calls ``on_order`` for each order, and with STOP at the end of the pipe."""
-    os.set_blocking(fd, False)
-    gevent.spawn(_listen, fd, on_order)
-
-
-def _listen(fd: int, on_order: Callable[[bytes], None]) -> None:
-    rest = b""
-    while True:
-        gevent.socket.wait_read(fd)
-        data = os.read(fd, 4096)
-        if not data:
-            on_order(STOP)
-            return
-        *lines, rest = (rest + data).split(b"\n")
-        for line in lines:
-            on_order(line + b"\n")

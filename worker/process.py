@@ -19,7 +19,7 @@ from taskstream.errors import ConfigError, TaskstreamError
 from taskstream.handler import Subscription
 from taskstream.middleware import Middleware, tell
 
-from . import forks, orders
+from . import forks, orders, pipes
 from .acker import Acker
 from .clock import boottime
 from .consumer import SILENT_S, Consumer, Surroundings
@@ -84,7 +84,7 @@ class WorkerProcess:
     def run(self) -> int:
         """Load the code, work until told to stop; return the exit status."""
         forks.guard((self._options.orders_fd, self._options.reports_fd, self._options.table_fd))
-        orders.listen(self._options.orders_fd, self._on_order)
+        pipes.listen(self._options.orders_fd, self._on_order)
         try:
             loaded = load(self._pool, self.run_async, self._options.name)
             forks.leave_if_copied()
@@ -92,10 +92,10 @@ class WorkerProcess:
             logs.tell_of_runs(RunLines(loaded.subscriptions))
             self._build(loaded)
         except ConfigError as error:
-            orders.send(self._options.reports_fd, orders.Report("config_error", str(error)))
+            pipes.send(self._options.reports_fd, orders.Report("config_error", str(error)))
             return EXIT_CONFIG
         self._start()
-        orders.send(self._options.reports_fd, orders.Report("ready"))
+        pipes.send(self._options.reports_fd, orders.Report("ready"))
         self._stop.wait()
         return self._finish()
 
@@ -224,7 +224,7 @@ class WorkerProcess:
 
     def _report(self, membership: Membership, ended: bool) -> None:
         group = membership.group
-        orders.send(
+        pipes.send(
             self._options.reports_fd,
             orders.Report(
                 "end" if ended else "begin",
@@ -238,7 +238,7 @@ class WorkerProcess:
 
     def _on_most(self) -> None:
         report = orders.Report("worn", f"has run {self._executor.ran} messages")
-        gevent.spawn(orders.send, self._options.reports_fd, report)
+        gevent.spawn(pipes.send, self._options.reports_fd, report)
 
     def _on_renewal(self, membership: Membership, renewal: Renewal | Exception) -> None:
         if isinstance(renewal, Exception):

@@ -13,15 +13,14 @@ import sys
 from typing import IO
 
 import msgspec
-import psutil
 
-from taskstream.broker.group import ConsumerGroup
 from taskstream.logs import FieldLogger
 
 from . import orders, table
 from .backoff import Backoff
 from .clock import boottime
 from .options import PoolOptions, ProcessOptions
+from .told import Lease
 
 MAX_REPORT = 64 * 1024
 """Bytes of a report. Names have 200 letters at most and a URL is some more; what is longer is nonsense."""
@@ -35,7 +34,8 @@ class Child:
     """One worker process and what it told.
 
     ``successor`` is the one that takes its place, and ``draining`` says that it has: this one finishes what it runs.
-    ``worn`` is why it is to be replaced, ``first_rss`` the memory (bytes) it took when it was ready. ``timed_out`` is
+    ``worn`` is why it is to be replaced, ``first_rss`` the memory (bytes) it took when it was ready, if
+    anyone wants to know. ``timed_out`` is
     when (monotonic, s) it was killed for a message that ran too long.
     """
 
@@ -46,7 +46,8 @@ class Child:
         self.process: subprocess.Popen[bytes] | None = None
         self.started_at = 0.0
         self.start_at = 0.0
-        self.groups: dict[int, tuple[str, ConsumerGroup]] = {}
+        self.leases: dict[int, Lease] = {}
+        """By the number of the membership."""
         self.table: table.Table | None = None
         self.config_error: str | None = None
         self.ready = False
@@ -55,6 +56,7 @@ class Child:
         self.draining = False
         self.timed_out: float | None = None
         self.first_rss = 0
+        self._weighed = False
         self.deaf_since: float | None = None
         """Boottime (s) since when it can report no more, although nobody has seen it end."""
         self.given_up = False
@@ -71,6 +73,7 @@ class Child:
     def start(self, pool: PoolOptions) -> None:
         """Start the process with fresh pipes and table. Raises OSError, with nothing left of the attempt."""
         self._rest = b""
+        self._weighed = pool.max_memory_per_process is not None
         self.config_error = self.worn = self.timed_out = None
         self.ready = self.given_up = self.forced = self._told_nonsense = False
         self.deaf_since = None
@@ -139,15 +142,13 @@ class Child:
 
     def _hear(self, report: orders.Report, lease_ms: int) -> None:
         if report.kind == "begin":
-            self.groups[report.number] = (
-                report.url,
-                ConsumerGroup(report.stream, report.group, report.consumer, lease_ms),
-            )
+            self.leases[report.number] = Lease(report.url, report.stream, report.group, report.consumer, lease_ms)
         elif report.kind == "end":
-            self.groups.pop(report.number, None)
+            self.leases.pop(report.number, None)
         elif report.kind == "ready":
             self.ready = True
-            self.first_rss = self.rss()
+            if self._weighed:
+                self.first_rss = self.rss()
         elif report.kind == "worn":
             self.worn = report.text
         elif report.kind == "config_error":
@@ -159,6 +160,8 @@ class Child:
 
     def rss(self) -> int:
         """Bytes of memory the process has resident, 0 if it is gone."""
+        import psutil  # 2 MiB, and only a pool with a limit asks
+
         try:
             return int(psutil.Process(self.process.pid).memory_info().rss) if self.process is not None else 0
         except (psutil.Error, OSError):
@@ -175,7 +178,7 @@ class Child:
         if self._file is not None:
             self._file.close()
         self.table = self._file = self.process = None
-        self.groups = {}
+        self.leases = {}
 
 
 def is_running(pid: int) -> bool:

@@ -19,8 +19,6 @@ import sys
 import time
 from types import FrameType
 
-import redis
-
 from taskstream import logs
 
 from . import orders
@@ -28,6 +26,7 @@ from .clock import boottime
 from .options import PoolOptions
 from .releases import Releases
 from .spawned import Child, how_it_ended, is_running
+from .told import NotNow
 
 HEALTHY_S = 30.0
 """A process that lived this long starts its backoff over when it dies."""
@@ -43,6 +42,9 @@ DEAF_S = 1.0
 
 RELEASE_S = 3.0
 """How long the end of a pool waits for a broker that does not answer."""
+
+SHORT_LEASE_S = 3.0
+"""Of a shorter lease not enough may be left for loading what renews it, once a child is seen to hang."""
 
 TICK_S = 1.0
 WEIGH_S = 1.0
@@ -224,8 +226,8 @@ class Supervisor:
             elif one.overdue(child.timed_out or 0.0):
                 why = f"ran longer than its hard_timeout of {one.hard_timeout:g} s"
                 started.setdefault(one.membership, {})[one.message_id] = why
-        for number, (url, group) in child.groups.items():
-            self._releases.add(child.name, url, group, started.get(number, {}))
+        for number, lease in child.leases.items():
+            self._releases.add(child.name, lease, started.get(number, {}))
 
     # -- time limits -------------------------------------------------------------------------------------
 
@@ -298,21 +300,21 @@ class Supervisor:
         """A child whose heartbeat is stale although it lives, and is not stopped, is busy in C code."""
         stale = self._options.lease / 2
         for child in self._children:
-            if child.process is None or child.table is None or not child.groups:
+            if child.process is None or child.table is None or not child.leases:
                 continue
-            if boottime() - child.table.last_beat() < stale or not is_running(child.process.pid):
+            behind = boottime() - child.table.last_beat()
+            if behind >= self._options.lease / 3 or self._options.lease < SHORT_LEASE_S:
+                self._releases.prepare()
+            if behind < stale or not is_running(child.process.pid):
                 continue
-            for number, (url, group) in list(child.groups.items()):
-                link = None
+            for number, lease in list(child.leases.items()):
                 try:
-                    link = self._releases.link(url)
-                    group.renew(link.call)
-                except (redis.RedisError, OSError):
-                    if link is not None:
-                        link.close()
+                    self._releases.proxy().renew(lease)
+                except NotNow:
+                    continue
                 except Exception as error:
                     # No code of the application that wrote a report of its own may end the supervisor.
-                    del child.groups[number]
+                    del child.leases[number]
                     self._log.error("Worker process told of a lease that cannot be", {"worker": child.name}, exc=error)
 
     def _kill_unstoppable(self) -> None:

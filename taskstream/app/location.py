@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from taskstream.connection import display_url
+from taskstream.display import display_url
 from taskstream.results.base import ResultStore
 
 MARK = ".store-id"

@@ -11,7 +11,8 @@ import redis
 
 from taskstream import keys
 from taskstream.broker.script import Script, wake_call
-from taskstream.connection import PRODUCER, broker_errors, display_url, error_text, open_pool, passing, translate
+from taskstream.connection import PRODUCER, broker_errors, error_text, open_pool, passing, translate
+from taskstream.display import display_url
 from taskstream.errors import BrokerUnavailable, QueueFull, TaskstreamError
 from taskstream.handler import QUEUE_GROUP
 from taskstream.link import LinkPool, first_error

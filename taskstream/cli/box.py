@@ -84,7 +84,7 @@ def page_url(host: str, port: int) -> str:
 
 def announce(url: str, broker_url: str, facts: Facts, stop_hint: str) -> None:
     """Print where everything is and how to stop it."""
-    from taskstream.connection import display_url
+    from taskstream.display import display_url
     from taskstream.results.store import BROKERS_OWN
 
     results = broker_url if facts.results == BROKERS_OWN else facts.results

@@ -95,7 +95,7 @@ def _dev_broker(option: str | None, results: str | None) -> Iterator[Choice]:
     if named is not None:
         yield named
         return
-    from taskstream.connection import display_url
+    from taskstream.display import display_url
     from taskstream.embedded import EmbeddedBroker
 
     # What is told stands in a file, where no password belongs.

@@ -58,7 +58,7 @@ def doctor(app: str | None, config_files: str | None, broker: str | None, result
 
 
 def _results(app: str | None, config_files: str | None, results: str | None) -> Iterator[Finding]:
-    from taskstream.connection import display_url
+    from taskstream.display import display_url
     from taskstream.doctor import NOTE, Finding, examine_results
 
     try:

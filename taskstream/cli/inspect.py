@@ -114,7 +114,7 @@ def workers(app: str | None, config_files: str | None, broker: str | None, as_js
 @json_option
 def result(message_id: str, app: str | None, config_files: str | None, results: str | None, as_json: bool) -> int:
     """What became of a message: its outcome in each group. Exit status 1 if there is none yet."""
-    from taskstream.connection import display_url
+    from taskstream.display import display_url
     from taskstream.results.probe import folder_of
 
     store, source = chosen_store(app, config_files, results)

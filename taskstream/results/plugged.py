@@ -12,7 +12,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from taskstream.connection import display_url
+from taskstream.display import display_url
 from taskstream.errors import ConfigError, ResultUnavailable, TaskstreamError
 from taskstream.import_problem import import_problem
 from taskstream.results.base import Outcome, ResultStore

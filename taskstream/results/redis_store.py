@@ -15,7 +15,8 @@ import redis
 
 from taskstream import keys
 from taskstream.broker.script import Script
-from taskstream.connection import PRODUCER, display_url, open_pool
+from taskstream.connection import PRODUCER, open_pool
+from taskstream.display import display_url
 from taskstream.errors import ResultUnavailable
 from taskstream.link import Link
 from taskstream.results.base import Outcome

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import redis
 from redis.connection import BlockingConnectionPool, ConnectionPool
 
-from taskstream import connection
+from taskstream import connection, display
 from taskstream.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def is_memory(url: str) -> bool:
 
 def _server(url: str) -> FakeServer:
     if not is_memory(url):
-        raise ConfigError(f"the clock of {connection.display_url(url)} is a server's: use a memory:// broker for this")
+        raise ConfigError(f"the clock of {display.display_url(url)} is a server's: use a memory:// broker for this")
     with _lock:
         found = _servers.get(url)
         if found is None:

@@ -20,11 +20,11 @@ from taskstream.connection import (
     PRODUCER,
     Profile,
     broker_errors,
-    display_url,
     open_pool,
     passing,
     translate,
 )
+from taskstream.display import display_url
 from taskstream.errors import BrokerUnavailable, ConfigError, TaskstreamError
 from taskstream.link import STALE_S, Link, LinkPool
 

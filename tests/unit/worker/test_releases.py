@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import redis
 
 from taskstream import logs
-from taskstream.broker.group import ConsumerGroup
+from taskstream_worker import proxy
 from taskstream_worker.releases import Releases
+from taskstream_worker.told import Lease
 
 URL = "redis://127.0.0.1:1/0"
+groups: dict[str, Group] = {}
+"""By the name of the consumer."""
 
 
 class Group:
@@ -30,14 +34,22 @@ class Group:
         self.started.append(started)
 
 
-def add(releases: Releases, *groups: Group) -> None:
-    for group in groups:
-        releases.add("w.1", URL, cast(ConsumerGroup, group), {"m1": ""})
+def lease_of(group: Group, url: str = URL) -> Lease:
+    consumer = f"c{len(groups)}"
+    groups[consumer] = group
+    return Lease(url, "s", "g", consumer, 1000)
+
+
+def add(releases: Releases, *these: Group) -> None:
+    for group in these:
+        releases.add("w.1", lease_of(group), {"m1": ""})
 
 
 @pytest.fixture
-def releases() -> Releases:
+def releases(monkeypatch: pytest.MonkeyPatch) -> Releases:
     """Nothing to tell yet."""
+    groups.clear()
+    monkeypatch.setattr(proxy, "ConsumerGroup", lambda stream, group, consumer, lease_ms: groups[consumer])
     return Releases(logs.engine_logger("supervisor"))
 
 
@@ -71,10 +83,24 @@ def test_nonsense_in_one_groups_keys_keeps_nothing_from_the_others(releases: Rel
 
 def test_a_url_that_cannot_be_used_keeps_nothing_from_the_others(releases: Releases) -> None:
     forged, second = Group(), Group()
-    releases.add("w.1", "nonsense://x", cast(ConsumerGroup, forged), {})
+    releases.add("w.1", lease_of(forged, "nonsense://x"), {})
     add(releases, second)
     releases.turn()
     assert forged.tries == 0 and second.started and releases.next is None
+
+
+def test_who_cannot_be_loaded_now_is_loaded_later(releases: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a supervisor that has no descriptor left to read a module with
+    group = Group()
+    add(releases, group)
+    with monkeypatch.context() as broken:
+        broken.setitem(sys.modules, "taskstream_worker.proxy", None)
+        releases.turn()
+        releases.prepare()
+        assert group.tries == 0 and releases.next is not None
+    # When it has one again, then the broker hears what was to be told
+    releases.finish(5)
+    assert group.started == [{"m1": ""}]
 
 
 def test_the_end_does_not_wait_for_ever(releases: Releases) -> None:

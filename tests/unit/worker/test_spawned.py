@@ -17,10 +17,11 @@ import msgspec
 import pytest
 
 from taskstream import logs
-from taskstream_worker import orders, spawned
+from taskstream_worker import pipes, spawned
 from taskstream_worker.options import PoolOptions, Target
 from taskstream_worker.orders import Report
 from taskstream_worker.spawned import MAX_REPORT, Child, how_it_ended, is_running
+from taskstream_worker.told import Lease
 
 
 @pytest.fixture
@@ -48,15 +49,15 @@ def test_reports(child: Child, pipe: int) -> None:
     begin = line(kind="begin", number=3, stream="s", group="g", consumer="c", url="redis://x")
     os.write(pipe, begin[:10])
     child.read_reports(1000)
-    assert child.groups == {}
+    assert child.leases == {}
     os.write(pipe, begin[10:] + line(kind="worn", text="has run 5 messages") + line(kind="ready"))
     child.read_reports(1000)
-    ((url, group),) = child.groups.values()
-    assert (url, group.stream, group.consumer, group.lease_ms) == ("redis://x", "s", "c", 1000)
+    (lease,) = child.leases.values()
+    assert lease == Lease("redis://x", "s", "g", "c", 1000)
     assert child.ready and child.worn == "has run 5 messages"
     os.write(pipe, line(kind="end", number=3) + line(kind="config_error", text="broken"))
     child.read_reports(1000)
-    assert (child.groups, child.config_error) == ({}, "broken")
+    assert (child.leases, child.config_error) == ({}, "broken")
 
 
 def test_nonsense_on_the_pipe_hurts_nobody(child: Child, pipe: int) -> None:
@@ -132,7 +133,7 @@ def test_an_order_longer_than_the_pipe_arrives_whole(child: Child) -> None:
 def test_a_supervisor_that_does_not_read_holds_up_only_the_reporter() -> None:
     read, write = os.pipe()
     reports = [Report("begin", number=number, text="x" * 5_000) for number in range(30)]
-    told = [gevent.spawn(orders.send, write, report) for report in reports]
+    told = [gevent.spawn(pipes.send, write, report) for report in reports]
     gevent.sleep(0.05)
     assert not all(greenlet.ready() for greenlet in told)
     found = b""
@@ -142,7 +143,7 @@ def test_a_supervisor_that_does_not_read_holds_up_only_the_reporter() -> None:
     gevent.joinall(told, timeout=5)
     assert [msgspec.json.decode(one, type=Report) for one in found.splitlines()] == reports
     os.close(read)
-    orders.send(write, reports[0])  # nobody is there any more
+    pipes.send(write, reports[0])  # nobody is there any more
     os.close(write)
 
 
