@@ -1,6 +1,6 @@
 """How fast worker processes work off no-op events whose outcomes go to a disk with a slow fsync.
 
-    python benchmarks/slow_disk.py [--count 100000] [--rounds 3] [--fsync-ms 10]
+    python -m benchmarks.slow_disk [--count 100000] [--rounds 3] [--fsync-ms 10]
 
 Needs a C compiler: tests/faulty_disk.c stands between SQLite and the disk and makes each fsync take exactly so long
 (0: nothing, so only what the pool itself costs is left). One JSON line per figure, then a Markdown table of medians.
@@ -10,6 +10,7 @@ Needs a C compiler: tests/faulty_disk.c stands between SQLite and the disk and m
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import statistics
@@ -18,16 +19,17 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
-from drain import MODULES, cpu_s, write_app
 
+from benchmarks.drain import MODULES, cpu_s, write_app
 from taskstream.broker import Broker
 from taskstream.embedded import EmbeddedBroker
 from taskstream.message import Message, new_id
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from disks import FaultyDisk, compiled_shim
+disks = importlib.import_module("disks")
 
 SCENARIOS = [(fsync, subs, procs) for fsync in ("commit", "checkpoint") for subs, procs in ((1, 1), (1, 2), (8, 1))]
 
@@ -45,7 +47,7 @@ def prepare(folder: Path, fsync: str, subscriptions: int) -> list[str]:
     return [f"bench-{number}" for number in range(subscriptions)]
 
 
-def drain(folder: Path, url: str, streams: list[str], count: int, processes: int, disk: FaultyDisk) -> dict[str, float]:
+def drain(folder: Path, url: str, streams: list[str], count: int, processes: int, disk: Any) -> dict[str, float]:
     """Messages per second, µs of worker CPU per message, outcomes per fsync."""
     broker = Broker(url)
     broker.client.flushall()
@@ -96,14 +98,14 @@ def main() -> None:
     options = parser.parse_args()
     found: dict[tuple[str, int, int, int], list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as home, EmbeddedBroker(Path(home)) as server:
-        shim = compiled_shim(Path(home))
+        shim = disks.compiled_shim(Path(home))
         for _ in range(options.rounds):
             for fsync, subscriptions, processes in SCENARIOS:
                 for ms in (0, options.fsync_ms):
                     with tempfile.TemporaryDirectory() as name:
                         folder = Path(name)
                         streams = prepare(folder, fsync, subscriptions)
-                        disk = FaultyDisk(folder / "results", shim, folder / "disk-control")
+                        disk = disks.FaultyDisk(folder / "results", shim, folder / "disk-control")
                         disk.set(fsync_ms=ms)
                         one = drain(folder, server.url, streams, options.count, processes, disk)
                     key = (fsync, subscriptions, processes, ms)
