@@ -23,6 +23,7 @@ from taskstream.logs import FieldLogger
 from .backoff import RECONNECT_MOST_S, Backoff
 from .clock import boottime
 from .consumer import Consumer
+from .forwarder import Forwarder
 from .stats import Reporter
 
 REPLY_TTL_S = 60
@@ -38,9 +39,16 @@ class ControlListener:
     """Listens for this process."""
 
     def __init__(
-        self, broker: Broker, worker: str, consumers: Sequence[Consumer], reporter: Reporter, log: FieldLogger
+        self,
+        broker: Broker,
+        worker: str,
+        consumers: Sequence[Consumer],
+        reporter: Reporter,
+        forwarder: Forwarder,
+        log: FieldLogger,
     ) -> None:
         self.consumers = consumers
+        self.forwarder = forwarder
         self.reporter = reporter
         self.worker = worker
         self._broker = broker
@@ -155,6 +163,15 @@ def wake(listener: ControlListener, args: dict[str, Any]) -> None:
             consumer.wake()
 
 
+def soon(listener: ControlListener, args: dict[str, Any]) -> None:
+    """Something of a group is delayed by less than the forwarder may rest. Nobody is answered."""
+    for consumer in listener.consumers:
+        subscription = consumer.subscription
+        if (subscription.stream, subscription.group) == (args.get("stream"), args.get("group")):
+            # It asks the server when that is: nobody's clock but Redis' decides.
+            listener.forwarder.expect(0)
+
+
 def revoke(listener: ControlListener, args: dict[str, Any]) -> dict[str, Any] | None:
     """Messages of one group are not to run any more; answers when this worker knows."""
     for consumer in listener.consumers:
@@ -171,6 +188,7 @@ COMMANDS: dict[str, Callable[[ControlListener, dict[str, Any]], dict[str, Any] |
     "ping": ping,
     "stats": stats,
     "sync": sync,
+    "soon": soon,
     "wake": wake,
     "revoke": revoke,
 }

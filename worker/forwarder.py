@@ -18,6 +18,8 @@ from .clock import boottime
 from .consumer import Consumer
 
 PROMOTE_S = 1.0
+"""How long a round waits at most; publish.lua tells of what is due sooner (LOOK_MS)."""
+
 PROMOTE_COUNT = 100
 """A call with 100 due holds the server for a fifth of a millisecond, one with 1,000 for over two."""
 

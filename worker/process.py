@@ -160,7 +160,9 @@ class WorkerProcess:
             self._consumers.append(Consumer(subscription, acker, stats, self._around))
         self._reporter = Reporter(self._broker, self._options.name, self._consumers, self._describe, self._log)
         self._recoverer = Recoverer(self._broker, self._consumers, self._slots, pool.lease, self._log)
-        self._control = ControlListener(self._broker, self._options.name, self._consumers, self._reporter, self._log)
+        self._control = ControlListener(
+            self._broker, self._options.name, self._consumers, self._reporter, self._forwarder, self._log
+        )
         warn = self._options.index == 1
         self._scheduler = Scheduler(loaded.schedules, self._broker.call, clock, self._log)
         self._janitor = Janitor(self._broker, self._store, self._consumers, self._log, warn=warn)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import redis
 
 from taskstream import keys
-from taskstream.broker.script import Script, wake_call
+from taskstream.broker.script import Script, soon_call, wake_call
 from taskstream.connection import PRODUCER, broker_errors, error_text, open_pool, passing, translate
 from taskstream.display import display_url
 from taskstream.errors import BrokerUnavailable, QueueFull, TaskstreamError
@@ -313,6 +313,7 @@ def _script_call(run: Sequence[Envelope], finishing: bool) -> tuple[list[str], l
         said: list[Any] = ["unique", ""] * len(calls)
         if envelope.due_ms is not None or envelope.delay_ms is not None:
             absolute = envelope.due_ms is not None
+            said += ("soon", soon_call(stream, QUEUE_GROUP))
             said += ("at", envelope.due_ms) if absolute else ("in", envelope.delay_ms)
             names.append(keys.delayed(stream, QUEUE_GROUP))
         if envelope.ordering_key is not None:

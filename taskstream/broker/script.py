@@ -57,5 +57,15 @@ def wake_call(stream: str, group: str) -> str:
 
     A channel, and a request to the workers as ``taskstream.control`` sends them, which nobody answers.
     """
-    request = {"id": "", "command": "wake", "args": {"stream": stream, "group": group}}
+    return _hint("wake", stream, group)
+
+
+@lru_cache
+def soon_call(stream: str, group: str) -> str:
+    """The same for what is delayed by less than a worker may take to look again by itself."""
+    return _hint("soon", stream, group)
+
+
+def _hint(command: str, stream: str, group: str) -> str:
+    request = {"id": "", "command": command, "args": {"stream": stream, "group": group}}
     return f"{keys.CONTROL_CHANNEL} {json.dumps(request)}"

@@ -7,6 +7,8 @@
 --       then per message: number of its keys, message id, number of what else is said, that as pairs, number of fields,
 --       fields. The pairs, and the keys of each:
 --         'in' ms from now, 'at' ms since the epoch: not before that    delayed
+--         'soon' a channel and what to say there if that is sooner than
+--         anything that was there before, and than workers look again
 --         'order' (unused): one after the other                        order, ordered
 --         'unique' (unused): not while such a call waits or runs       published
 --         'rank' a channel and what to say there if nothing was there
@@ -16,6 +18,7 @@
 -- What is delayed, or waits for its turn or by its priority, counts against the limit for messages that would be the same.
 -- include: ranking
 -- include: ordered
+local LOOK_MS = 1000 -- how often workers look for what is due, whatever they are told
 local most, remember = tonumber(ARGV[1]), tonumber(ARGV[2])
 local length = most > 0 and redis.call('XLEN', KEYS[1]) or 0
 local ids, key, at = {}, 2, 4
@@ -56,7 +59,7 @@ while at <= #ARGV do
   end
   key, at = key + own, at + 3
   local now = said > 0 and now_ms()
-  local due, delayed, order, ordered, unique, ranked, wake = 0, nil, nil, nil, nil, nil, nil
+  local due, delayed, soon, order, ordered, unique, ranked, wake = 0, nil, nil, nil, nil, nil, nil, nil
   for _ = 1, said do
     local what, argument = ARGV[at], ARGV[at + 1]
     if what == 'order' then
@@ -66,6 +69,8 @@ while at <= #ARGV do
       unique = KEYS[key]
       known = known or redis.call('GET', unique)
       key = key + 1
+    elseif what == 'soon' then
+      soon = argument
     elseif what == 'rank' then
       ranked, wake = KEYS[key], argument
       key = key + 1
@@ -92,6 +97,9 @@ while at <= #ARGV do
       return {there, ids}
     end
     if comes then
+      if due - now <= LOOK_MS and redis.call('ZCOUNT', delayed, '-inf', due) == 0 then
+        ring(soon)
+      end
       redis.call('ZADD', delayed, due, resting(first, last, now))
     elseif waits then
       -- Counted first: a count of a wrong type has to show while nothing is done.
