@@ -7,6 +7,7 @@ here measures anything by itself, and nothing here is known to the product.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -154,7 +155,7 @@ class Pool:
     """A ``taskstream worker`` (or another command) that runs in a folder, in a session of its own."""
 
     def __init__(self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None) -> None:
-        self._log: TextIO = (folder / "pool.log").open("w", encoding="utf-8")
+        self._log: TextIO = (folder / "pool.log").open("a", encoding="utf-8")
         self.folder = folder
         self.process = subprocess.Popen(
             [sys.executable, "-m", "taskstream.cli", *arguments],
@@ -166,10 +167,13 @@ class Pool:
             start_new_session=True,
         )
 
+    def children(self) -> list[psutil.Process]:
+        """The worker processes, without their supervisor."""
+        return psutil.Process(self.process.pid).children(recursive=True) if self.process.poll() is None else []
+
     def cpu_s(self) -> float:
-        """CPU of the worker processes so far, without their supervisor (s)."""
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return sum(sum(child.cpu_times()[:2]) for child in children)
+        """CPU of the worker processes so far (s)."""
+        return sum(sum(child.cpu_times()[:2]) for child in self.children())
 
     def check(self) -> None:
         """Raises SystemExit with the end of its log where it has ended."""
@@ -186,10 +190,16 @@ class Pool:
         try:
             self.process.wait(30)
         except subprocess.TimeoutExpired:
-            for child in psutil.Process(self.process.pid).children(recursive=True):
+            self.kill()
+        self._log.close()
+
+    def kill(self) -> None:
+        """End it and its processes at once."""
+        for child in self.children():
+            with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
-            self.process.kill()
-            self.process.wait()
+        self.process.kill()
+        self.process.wait()
         self._log.close()
 
 
