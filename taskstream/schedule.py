@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-import zoneinfo
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
@@ -129,6 +128,8 @@ def _zone(where: str, tz: object) -> tzinfo:
         return UTC
     if isinstance(tz, tzinfo):
         return tz
+    import zoneinfo  # every worker loads this module, and few schedules name a zone
+
     try:
         if not isinstance(tz, str):
             raise ValueError

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import gevent
+from gevent.event import Event
 from gevent.lock import RLock
 from gevent.queue import SimpleQueue
 
@@ -73,6 +74,8 @@ class Executor:
         self._known: dict[int, Known] = {}  # by identity: hashing a handler costs more than running a small one
         self._starting = RLock()
         self._timed = 0
+        self._watched = Event()
+        """Set while something with a time limit runs, and until the watchdog has seen that nothing does."""
         self._others_until = 0.0
         """Boottime (s) before which no suspect runs alone here."""
         self._suspect: Job | None = None
@@ -248,6 +251,8 @@ class Executor:
         self.running += 1
         if settings.timeout is not None:
             self._timed += 1
+            if self._timed == 1:
+                self._watched.set()
         talks = known.log.enabled(handler.log_done_at)
         value: object = None
         failure: BaseException | None = None
@@ -355,9 +360,10 @@ class Executor:
 
     def _watch(self) -> None:
         while True:
-            gevent.sleep(WATCH_S if self._timed else 4 * WATCH_S)
             if not self._timed:
-                continue
+                self._watched.clear()
+                self._watched.wait()
+            gevent.sleep(WATCH_S)
             now = time.monotonic()
             for lane in self._lanes:
                 job, deadline = lane.job, lane.deadline

@@ -23,8 +23,9 @@ IGNORED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Report(msgspec.Struct, omit_defaults=True):
     """What a worker process tells its supervisor.
 
-    ``kind``: ``ready`` · ``config_error`` with ``text`` · ``worn`` with the reason as ``text`` · ``begin`` and
-    ``end`` of consumer ``consumer`` of ``stream`` and ``group``, the process' membership ``number``, on broker ``url``.
+    ``kind``: ``ready``, with the ``url`` of its broker · ``config_error`` with ``text`` · ``worn`` with the reason as
+    ``text`` · ``begin`` and ``end`` of consumer ``consumer`` of ``stream`` and ``group``, the process' membership
+    ``number``, on broker ``url``.
     """
 
     kind: str

@@ -95,7 +95,7 @@ class WorkerProcess:
             pipes.send(self._options.reports_fd, orders.Report("config_error", str(error)))
             return EXIT_CONFIG
         self._start()
-        pipes.send(self._options.reports_fd, orders.Report("ready"))
+        pipes.send(self._options.reports_fd, orders.Report("ready", url=self._broker.url))
         self._stop.wait()
         return self._finish()
 

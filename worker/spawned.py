@@ -19,6 +19,7 @@ from taskstream.logs import FieldLogger
 from . import orders, table
 from .backoff import Backoff
 from .clock import boottime
+from .memory import resident
 from .options import PoolOptions, ProcessOptions
 from .told import Lease
 
@@ -51,6 +52,8 @@ class Child:
         self.table: table.Table | None = None
         self.config_error: str | None = None
         self.ready = False
+        self.broker_url = ""
+        """Which broker it uses, known once it is ready."""
         self.worn: str | None = None
         self.successor: Child | None = None
         self.draining = False
@@ -147,6 +150,7 @@ class Child:
             self.leases.pop(report.number, None)
         elif report.kind == "ready":
             self.ready = True
+            self.broker_url = report.url
             if self._weighed:
                 self.first_rss = self.rss()
         elif report.kind == "worn":
@@ -160,12 +164,7 @@ class Child:
 
     def rss(self) -> int:
         """Bytes of memory the process has resident, 0 if it is gone."""
-        import psutil  # 2 MiB, and only a pool with a limit asks
-
-        try:
-            return int(psutil.Process(self.process.pid).memory_info().rss) if self.process is not None else 0
-        except (psutil.Error, OSError):
-            return 0
+        return resident(self.process.pid) if self.process is not None else 0
 
     def forget(self) -> None:
         """Close what belonged to the dead process."""

@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gevent
-import psutil
 
 from taskstream.broker import Broker
 from taskstream.errors import TaskstreamError
 from taskstream.logs import FieldLogger
 
+from .memory import resident
 from .outcomes import now_ms
 
 if TYPE_CHECKING:
@@ -97,7 +97,6 @@ class Reporter:
         self._state = state
         self._log = log
         self._started_ms = now_ms()
-        self._process = psutil.Process()
 
     def start(self) -> None:
         """Start both greenlets."""
@@ -115,7 +114,7 @@ class Reporter:
             "processed": sum(consumer.stats.total for consumer in self._consumers),
             "failed": sum(consumer.stats.errors for consumer in self._consumers),
             "retried": sum(consumer.stats.retried for consumer in self._consumers),
-            "rss": self._process.memory_info().rss,
+            "rss": resident(os.getpid()),
             "subscriptions": [
                 {
                     "label": consumer.subscription.label,

@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from types import FrameType
 
 from taskstream import logs
@@ -58,10 +59,14 @@ _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Supervisor:
-    """Runs a pool until it is told to stop."""
+    """Runs a pool until it is told to stop.
 
-    def __init__(self, options: PoolOptions) -> None:
+    ``on_broker(url)`` is called once, when a process is ready, with the URL of the broker that it uses.
+    """
+
+    def __init__(self, options: PoolOptions, on_broker: Callable[[str], None] | None = None) -> None:
         self._options = options
+        self._on_broker = on_broker
         self._lease_ms = int(options.lease * 1000)
         # Often enough to renew in time for a child that cannot.
         self._tick = min(TICK_S, options.lease / 4)
@@ -140,9 +145,15 @@ class Supervisor:
                         wake.recv(4096)
                 else:
                     key.data.read_reports(self._lease_ms)
-                    self._was_ready |= key.data.ready
+                    self._note_ready(key.data)
                     if key.data.deaf_since is not None:
                         self._selector.unregister(key.fileobj)  # it would be ready for ever
+
+    def _note_ready(self, child: Child) -> None:
+        self._was_ready |= child.ready
+        if child.ready and self._on_broker is not None:
+            self._on_broker(child.broker_url)
+            self._on_broker = None
 
     def _pause(self) -> float:
         now = boottime()

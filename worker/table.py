@@ -12,7 +12,6 @@ import errno
 import mmap
 import os
 import struct
-import tempfile
 from collections.abc import Iterator
 from typing import IO, NamedTuple
 
@@ -45,6 +44,8 @@ def create(slots: int) -> IO[bytes]:
         # It lives as long as its child.
         file: IO[bytes] = open(os.memfd_create("taskstream"), "r+b", buffering=0)  # noqa: SIM115
     else:
+        import tempfile  # with all that it loads
+
         file = tempfile.TemporaryFile(prefix="taskstream-", buffering=0)  # noqa: SIM115
     # Written, not truncated to its size: a page that a full disk has no place for is an error here, and SIGBUS later.
     if file.write(bytes(size)) != size:

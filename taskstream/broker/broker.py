@@ -260,14 +260,15 @@ class Broker(Publisher):
     def announce_worker(self, name: str, info: dict[str, Any], ttl_s: int) -> None:
         """Keep what a worker process says about itself for ``ttl_s``; drop entries of workers long gone."""
         now = self.now_ms()
-        with self.errors():
-            pipeline = self.client.pipeline(transaction=False)
-            pipeline.set(keys.worker(name), msgspec.json.encode(info), ex=ttl_s)
-            pipeline.zadd(keys.WORKERS, {name: now + ttl_s * 1000})
-            pipeline.zremrangebyscore(keys.WORKERS, "-inf", now)
-            # With the last worker the list goes too, however that one ended.
-            pipeline.expire(keys.WORKERS, ttl_s)
-            pipeline.execute()
+        self.calls(
+            [
+                ("SET", keys.worker(name), msgspec.json.encode(info), "EX", ttl_s),
+                ("ZADD", keys.WORKERS, now + ttl_s * 1000, name),
+                ("ZREMRANGEBYSCORE", keys.WORKERS, "-inf", now),
+                # With the last worker the list goes too, however that one ended.
+                ("EXPIRE", keys.WORKERS, ttl_s),
+            ]
+        )
 
     def forget_worker(self, name: str) -> None:
         """Drop a worker that ended cleanly from the list."""

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from taskstream.cli.facts import broker_said_by
 from taskstream.cli.output import note
 from taskstream.cli.target import Target
 from taskstream.display import display_url
@@ -38,6 +37,10 @@ class Choice(NamedTuple):
             from taskstream.connection import PRODUCER, open_pool
 
             open_pool(self.url, PRODUCER)  # connects to nothing yet
+        self.tell()
+
+    def tell(self) -> None:
+        """The same for a URL that is known to be usable."""
         note(f"broker {display_url(self.url)} ({self.source})")
 
 
@@ -59,18 +62,24 @@ def explicit(option: str | None) -> Choice | None:
     return Choice(variable, "TASKSTREAM_BROKER") if variable else None
 
 
+def outside(option: str | None) -> Choice | None:
+    """What goes before anything that code or configuration say: ``explicit``, else the running ``taskstream dev``."""
+    choice = explicit(option)
+    if choice is None and Path(".taskstream").is_dir():
+        from taskstream.embedded import running_broker_url  # only where a `taskstream dev` has been
+
+        running = running_broker_url(Path.cwd())
+        choice = Choice(running, "the running `taskstream dev` of this folder") if running else None
+    return choice
+
+
 def choose(option: str | None, target: Target | None, configured: Callable[[Target], str | None]) -> Choice:
     """``--broker``, else TASKSTREAM_BROKER, else the running ``taskstream dev`` of this folder, else what
     ``configured(target)`` says.
 
     Raises ConfigError where none of them names a broker.
     """
-    choice = explicit(option)
-    if choice is None:
-        from taskstream.embedded import running_broker_url
-
-        running = running_broker_url(Path.cwd())
-        choice = Choice(running, "the running `taskstream dev` of this folder") if running else None
+    choice = outside(option)
     if choice is None and target is not None:
         url = configured(target)
         choice = Choice(url, f"said by {target}") if url else None
@@ -86,6 +95,7 @@ def choose(option: str | None, target: Target | None, configured: Callable[[Targ
 def connected(option: str | None, target: Target | None) -> Iterator[Broker]:
     """The chosen broker, closed afterwards; says which one it is. Raises ConfigError as ``choose`` does."""
     from taskstream.broker import Broker
+    from taskstream.cli.facts import broker_said_by
 
     choice = choose(option, target, broker_said_by)
     choice.say()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from taskstream.cli.broker_choice import broker_option, choose
-from taskstream.cli.facts import broker_said_by
+from taskstream.cli.broker_choice import Choice, broker_option, outside
 from taskstream.cli.log_options import log_format, log_level_option
 from taskstream.cli.numbers import Seconds, Whole
 from taskstream.cli.target import need_target, target_options
@@ -95,12 +94,13 @@ def worker(
     from taskstream_worker.supervisor import Supervisor
 
     target = need_target(app, config_files)
-    choice = choose(broker, target, broker_said_by)
-    choice.say()
+    choice = outside(broker)
+    if choice is not None:
+        choice.say()
     options = PoolOptions(
         target=Target(app=target.app, config_files=target.config_files),
         queues=queues,
-        broker_url=choice.url,
+        broker_url=choice.url if choice is not None else None,
         processes=processes,
         concurrency=concurrency,
         name=name,
@@ -111,4 +111,6 @@ def worker(
         max_tasks_per_process=max_tasks_per_process,
         max_memory_per_process=max_memory_per_process,
     )
-    return Supervisor(options).run()
+    # Its processes load the code anyhow: to find out first what broker it names would double the time of a start.
+    by_code = (lambda url: Choice(url, f"said by {target}").tell()) if choice is None else None
+    return Supervisor(options, by_code).run()

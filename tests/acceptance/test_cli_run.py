@@ -242,3 +242,21 @@ def test_an_unknown_event_names_the_known_ones(shop: Path, run_cli: RunCli) -> N
 def found(done: subprocess.CompletedProcess[str]) -> str:
     """What a command printed, empty if it failed."""
     return done.stdout if done.returncode == 0 else ""
+
+
+def test_a_pool_says_which_broker_its_code_names(
+    tmp_path: Path, broker_url: str, start_cli: StartCli, run_cli: RunCli
+) -> None:
+    # Given code that names its broker
+    (tmp_path / "toys.py").write_text(TASKS.replace('Taskstream("toys"', f'Taskstream("toys", broker="{broker_url}"'))
+    # When a pool works it off, then it says so once, as soon as it has loaded the code
+    pool = start_cli("worker", "-A", "toys:app", "--processes", "2", cwd=tmp_path)
+    said = f"taskstream: broker {broker_url} (said by toys:app)\n"
+    eventually(lambda: said in pool.output and pool.output.count("Worker starts") == 2, START_S, lambda: pool.output)
+    pool.send(signal.SIGTERM)
+    assert (pool.wait(), pool.output.count(said)) == (0, 1)
+    # And where nothing names one, that is one line
+    (tmp_path / "toys.py").write_text(TASKS)
+    done = run_cli("worker", "-A", "toys:app", "--processes", "2", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("taskstream: app toys has no broker: give one with ")

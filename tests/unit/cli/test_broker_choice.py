@@ -20,9 +20,11 @@ def configured(target: Target) -> str | None:
 
 
 @pytest.fixture
-def running(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def running(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """The URL of a running `taskstream dev`, once one is put in."""
     urls: list[str] = []
+    (tmp_path / ".taskstream").mkdir()
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
         embedded, "running_broker_url", lambda folder: urls[0] if folder == Path.cwd() and urls else None
     )

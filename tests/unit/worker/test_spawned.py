@@ -10,14 +10,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import gevent
 import msgspec
+import psutil
 import pytest
 
 from taskstream import logs
-from taskstream_worker import pipes, spawned
+from taskstream_worker import memory, pipes, spawned
 from taskstream_worker.options import PoolOptions, Target
 from taskstream_worker.orders import Report
 from taskstream_worker.spawned import MAX_REPORT, Child, how_it_ended, is_running
@@ -172,3 +174,21 @@ def test_a_process_counts_as_running_unless_it_is_known_not_to(monkeypatch: pyte
 
     monkeypatch.setattr(builtins, "open", no_descriptor_left)
     assert is_running(1)
+
+
+def test_how_much_memory_a_process_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    block = bytearray(os.urandom(64)) * 500_000
+    told = psutil.Process().memory_info().rss
+    assert len(block) < memory.resident(os.getpid()) and abs(memory.resident(os.getpid()) - told) < len(block)
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+        assert memory.resident(process.pid) == 0
+
+    # On a system without /proc
+    def no_file(*args: Any) -> None:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(builtins, "open", no_file)
+    monkeypatch.setattr(os.path, "isdir", lambda path: False)
+    monkeypatch.setattr(psutil, "Process", lambda pid: SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=7)))
+    assert memory.resident(1) == 7
