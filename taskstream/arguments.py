@@ -10,10 +10,10 @@ import contextlib
 import enum
 import functools
 import inspect
-import math
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 import msgspec
@@ -346,29 +346,34 @@ def _by_name(slots: Sequence[_Slot]) -> dict[str, _Slot]:
 
 
 def _plain(plans: Sequence[_Plan], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether a call binds and all of it is scalars as annotated. False says only that a closer look is needed."""
+    """Whether a call binds and all of it is scalars as annotated. False says only that a closer look is needed.
+
+    A number has to be one that JSON carries unchanged: 64 bits, finite.
+    """
     count = len(args)
     if count >= len(plans):
         return False
     plan = plans[count]
-    for accepted, value in zip(plan.by_position, args):  # noqa: B905 -- of one length; checking that costs
-        kind = type(value)
-        if kind not in accepted or (kind in _RANGED and not _carried(value)):
-            return False
+    if count:
+        for accepted, value in zip(plan.by_position, args):  # noqa: B905 -- of one length; checking that costs
+            kind = type(value)
+            if (
+                kind not in accepted
+                or (kind is int and not INT_MIN <= value <= INT_MAX)
+                or (kind is float and not isfinite(value))
+            ):
+                return False
     by_name = plan.by_name
     for name, value in kwargs.items():
         kind = type(value)
-        if name not in by_name or kind not in by_name[name] or (kind in _RANGED and not _carried(value)):
+        if (
+            name not in by_name
+            or kind not in by_name[name]
+            or (kind is int and not INT_MIN <= value <= INT_MAX)
+            or (kind is float and not isfinite(value))
+        ):
             return False
     return len(kwargs) == plan.complete or all(name in kwargs for name in plan.required)
-
-
-_RANGED = frozenset({int, float})
-
-
-def _carried(value: float) -> bool:
-    """Whether JSON carries a number unchanged: 64 bits, finite."""
-    return INT_MIN <= value <= INT_MAX if type(value) is int else math.isfinite(value)
 
 
 def _parts(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -185,7 +185,22 @@ def check_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
 
 def fields_of(message: Message) -> list[str | bytes]:
     """Flat field-value list for XADD; optional fields only where they say something."""
-    fields: list[str | bytes] = ["v", VERSION, "id", message.id, "name", message.name, "body", message.body]
+    return ["v", VERSION, "id", message.id, "name", message.name, "body", message.body, *extra_fields_of(message)]
+
+
+def extra_fields_of(message: Message) -> Sequence[str | bytes]:
+    """What follows the first four fields, which every message has; nothing for nearly all."""
+    if (
+        not message.headers
+        and message.attempt == 1
+        and not message.deliveries
+        and message.sent_ms is None
+        and message.priority == PRIORITY
+        and message.expires_in_ms is None
+        and message.expires_ms is None
+    ):
+        return ()
+    fields: list[str | bytes] = []
     if message.headers:
         fields += ("headers", encode_json(message.headers))
     if message.attempt != 1:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import redis
 
 from taskstream import keys
+from taskstream.broker.packing import pack_xadd
 from taskstream.broker.script import Script, soon_call, wake_call
 from taskstream.connection import PRODUCER, broker_errors, error_text, open_pool, passing, translate
 from taskstream.display import display_url
 from taskstream.errors import BrokerUnavailable, QueueFull, TaskstreamError
 from taskstream.handler import QUEUE_GROUP
-from taskstream.link import LinkPool, first_error
+from taskstream.link import LinkPool, first_error, pack_commands
 from taskstream.message import PRIORITY, Message, fields_of
 
 REMEMBER_PUBLISHED_S = 24 * 3600
@@ -96,7 +97,9 @@ class Publisher:
         has ``max_length`` entries already.
         """
         if max_length is None:
-            self._round_trip([("XADD", stream, "*", *fields_of(message))])
+            reply = self._exchange_packed(pack_xadd(stream, message), 1)[0]
+            if type(reply) is not bytes and isinstance(reply, redis.ResponseError):
+                raise self._translate(reply, [("XADD", stream)], [reply]) from reply
         else:
             self._run([Envelope(stream, message, (), max_length)])
 
@@ -147,21 +150,27 @@ class Publisher:
             # The text goes along, so that no run can find it missing: others would have to be repeated then.
             load = ("SCRIPT", "LOAD", _PUBLISH.source)
             commands = [load, *(_PUBLISH.command(*_script_call(run, finishing)) for run in runs)]
-            return self._pipelined(commands, [0, *map(len, runs)], lambda reply, start: _texts(reply[1]))
-        ids = [envelope.message.id for envelope in envelopes]
-        commands = [("XADD", one.stream, "*", *fields_of(one.message)) for one in envelopes]
-        return self._pipelined(commands, [1] * len(ids), lambda reply, start: [ids[start]])
-
-    def _pipelined(
-        self, commands: list[tuple[Any, ...]], sizes: list[int], read: Callable[[Any, int], list[str]]
-    ) -> Sent:
-        """Send commands in one round trip; each publishes as many as ``sizes`` says.
-
-        ``read(reply, start)``: the ids of those a reply is about, of which the first is number ``start``.
-        """
-        total = sum(sizes)
-        if not total:
+            return self._pipelined(commands, [0, *map(len, runs)])
+        if not envelopes:
             return Sent([])
+        try:
+            replies = self._exchange_packed(
+                b"".join([pack_xadd(one.stream, one.message) for one in envelopes]), len(envelopes)
+            )
+        except TaskstreamError as error:
+            return Sent([None] * len(envelopes), error)
+        ids: list[str | None] = [one.message.id for one in envelopes]
+        failed = first_error(replies)
+        if failed is None:
+            return Sent(ids)
+        for index, reply in enumerate(replies):
+            if isinstance(reply, redis.ResponseError):
+                ids[index] = None
+        return self._partly(failed, [("XADD", one.stream) for one in envelopes], replies, ids)
+
+    def _pipelined(self, commands: list[tuple[Any, ...]], sizes: list[int]) -> Sent:
+        """Run the script several times in one round trip; each publishes as many as ``sizes`` says."""
+        total = sum(sizes)
         try:
             replies = self._exchange(commands)
         except TaskstreamError as error:
@@ -169,10 +178,19 @@ class Publisher:
         ids: list[str | None] = []
         for reply, size in zip(replies, sizes, strict=True):
             if size:
-                ids += [None] * size if isinstance(reply, redis.ResponseError) else read(reply, len(ids))
+                ids += [None] * size if isinstance(reply, redis.ResponseError) else _texts(reply[1])
         failed = first_error(replies)
-        if failed is None:
-            return Sent(ids)
+        return Sent(ids) if failed is None else self._partly(failed, commands, replies, ids)
+
+    def _partly(
+        self,
+        failed: redis.ResponseError,
+        commands: list[tuple[Any, ...]],
+        replies: list[Any],
+        ids: list[str | None],
+    ) -> Sent:
+        """What became of messages of which some were refused, the first with ``failed``."""
+        total = len(ids)
         done = sum(found is not None for found in ids)
         if done and passing(failed):
             text = f"broker {self.display_url} took {done} of {total} messages, then: {failed}"
@@ -241,6 +259,10 @@ class Publisher:
 
     def _exchange(self, commands: list[tuple[Any, ...]]) -> list[Any]:
         """Send commands once and read their replies, error replies among them as exceptions."""
+        return self._exchange_packed(pack_commands(commands), len(commands))
+
+    def _exchange_packed(self, packed: bytes, count: int) -> list[Any]:
+        """The same for ``count`` commands that are packed already."""
         try:
             link = self._links.take()
         except (redis.RedisError, OSError) as error:
@@ -249,7 +271,7 @@ class Publisher:
         try:
             link.connect()
             sent = True
-            return link.replies(commands)
+            return link.replies_to(packed, count)
         except (redis.RedisError, OSError) as error:
             raise translate(error, self.display_url, sent=sent) from error
         finally:

@@ -340,11 +340,11 @@ def test_an_interrupt_closes_the_connection(monkeypatch: pytest.MonkeyPatch) -> 
         link = Link(server.url, QUICK)
         assert link.call("ASK") == b"1.1"
 
-        def interrupted(connection: object, **options: object) -> None:
+        def interrupted(waiting: object, *options: object) -> None:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patched:
-            patched.setattr(Connection, "read_response", interrupted)
+            patched.setattr(socket.socket, "recv_into", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 link.call("ASK")
         assert link.call("ASK") == b"2.1"
@@ -369,6 +369,26 @@ def test_a_loading_server_did_nothing_of_a_batch() -> None:
         assert [type(one) for one in found] == [redis.ResponseError] * 3 + [bytes]
         assert str(found[0]) == "LOADING dataset" and passing(found[0])
         assert link.call("ASK") == b"5"
+        link.close()
+
+
+@pytest.mark.parametrize("by_sentinel", [False, True])
+def test_replies_are_the_same_however_they_are_read(monkeypatch: pytest.MonkeyPatch, by_sentinel: bool) -> None:
+    # Read past the connection's own method, but for a Sentinel's, which ends a connection to what is no master now.
+    said = [b"-ERR no\r\n", b"$-1\r\n", b":7\r\n", b"*2\r\n+a\r\n-WRONGTYPE b\r\n", b"-READONLY c\r\n"]
+    with serving(lambda connection, count: said[count - 1]) as server:
+        port = int(server.url.rpartition(":")[2].partition("/")[0])
+        monkeypatch.setattr(Sentinel, "discover_master", lambda manager, service: ("127.0.0.1", port))
+        link = Link("sentinel://a:1/main" if by_sentinel else server.url, QUICK)
+        error, nothing, number, both = link.replies([("ASK",)] * 4)
+        assert (type(error), str(error)) == (redis.ResponseError, "no")
+        assert (nothing, number, both[0]) == (None, 7, b"a") and isinstance(both[1], redis.ResponseError)
+        if by_sentinel:
+            with pytest.raises(redis.ConnectionError, match="master"):
+                link.replies([("ASK",)])
+        else:
+            assert isinstance(link.replies([("ASK",)])[0], redis.exceptions.ReadOnlyError)
+        assert not link.connected
         link.close()
 
 
