@@ -7,11 +7,12 @@ needed (``producer``).
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 
 import redis
 
+from benchmarks.harness import Drained, app_folder, drained, pool
 from taskstream import keys
 from taskstream.broker import Broker
 from taskstream.handler import QUEUE_GROUP
@@ -68,6 +69,7 @@ EVENTS = {
 QUEUE = "bench"
 ARGUMENTS: dict[str, object] = {"id": 123, "text": "hello world"}
 TASK = """
+{head}
 from taskstream import Taskstream
 
 app = Taskstream("bench", {app})
@@ -98,10 +100,19 @@ def reading(stream: str = STREAM) -> tuple[str, Message]:
 
 
 def task_text(
-    app: str = "results=None", task: str = "", define: str = "def", body: str = "return None", more: str = ""
+    app: str = "results=None",
+    task: str = "",
+    define: str = "def",
+    body: str = "return None",
+    head: str = "",
+    more: str = "",
 ) -> str:
-    """The module ``bench`` with a task ``noop``; arguments of ``Taskstream`` and of ``@app.task`` as text."""
-    return TASK.format(app=app, task=task, define=define, body=body, more=more).lstrip()
+    """The module ``bench`` with a task ``noop``, as text.
+
+    ``app`` and ``task`` are the arguments of ``Taskstream`` and of ``@app.task``; ``head`` comes before the app,
+    ``more`` after it.
+    """
+    return TASK.format(app=app, task=task, define=define, body=body, head=head, more=more).lstrip()
 
 
 def task_app(text: str | None = None) -> Files:
@@ -124,7 +135,25 @@ def call(number: int, *, priority: int = 5, body: bytes | None = None) -> Messag
     return Message(new_id(), "bench.noop", made, priority=priority)
 
 
-def left(broker: Broker, queue: str = QUEUE, group: str = QUEUE_GROUP) -> int:
+def work_off(
+    broker: Broker,
+    files: Files,
+    *arguments: str,
+    processes: int = 1,
+    level: str = "WARNING",
+    left: Callable[[], int] | None = None,
+    leave: int = 0,
+    environment: Mapping[str, str] | None = None,
+) -> Drained:
+    """Start a pool for the app of ``files`` and measure how it works off what waits, but for the last ``leave``."""
+    with (
+        app_folder(files) as folder,
+        pool(folder, broker.url, *arguments, processes=processes, level=level, environment=environment) as workers,
+    ):
+        return drained(broker.client, workers, left or (lambda: queued(broker)), leave=leave)
+
+
+def queued(broker: Broker, queue: str = QUEUE, group: str = QUEUE_GROUP) -> int:
     """Messages of a queue that are not done: in its stream, in the group's own, among those with a rank."""
     client: redis.Redis = broker.client
     waiting = client.zcard(keys.ranked(queue, group))

@@ -9,10 +9,12 @@ after the first tenth: `def` and `async def` no-op events with results off, with
 
 from __future__ import annotations
 
+import functools
+
 import redis
 
 from benchmarks import apps
-from benchmarks.harness import DRAINED, Figures, app_folder, drained, fill, parser, pool, server, turns
+from benchmarks.harness import DRAINED, Figures, fill, parser, server, turns
 from taskstream.broker import Broker
 
 SCENARIOS = {
@@ -34,11 +36,8 @@ def main() -> None:
             event, results, fsync = SCENARIOS[name]
             client.flushall()
             fill(broker, options.files if event == "save-file" else options.count, lambda number: apps.reading())
-            with (
-                app_folder(apps.event_app(event, results, fsync)) as folder,
-                pool(folder, url, apps.CONFIG_FILES, processes=options.processes) as workers,
-            ):
-                found = drained(client, workers, lambda: broker.stream_length(apps.STREAM))
+            files, left = apps.event_app(event, results, fsync), functools.partial(broker.stream_length, apps.STREAM)
+            found = apps.work_off(broker, files, apps.CONFIG_FILES, processes=options.processes, left=left)
             figures.add({"scenario": name, "processes": options.processes, **found.row()})
         broker.close()
     figures.show()

@@ -16,19 +16,7 @@ from collections.abc import Callable
 import redis
 
 from benchmarks import apps
-from benchmarks.harness import (
-    DRAINED,
-    Column,
-    Figures,
-    app_folder,
-    drained,
-    fill,
-    parser,
-    pool,
-    server,
-    server_cpu_s,
-    turns,
-)
+from benchmarks.harness import DRAINED, Column, Figures, fill, parser, server, server_cpu_s, turns
 from taskstream.broker import Broker, Envelope
 
 SCENARIOS: dict[str, Callable[[int], int]] = {
@@ -60,8 +48,7 @@ def main() -> None:
             client.flushall()
             sent = send(broker, options.count, SCENARIOS[name])
             wanted = ("-A", "bench:app", "--concurrency", str(options.concurrency))
-            with app_folder(apps.task_app()) as folder, pool(folder, url, *wanted, processes=options.processes) as ours:
-                found = drained(client, ours, lambda: apps.left(broker))
+            found = apps.work_off(broker, apps.task_app(), *wanted, processes=options.processes)
             figures.add({"scenario": name, **sent, **found.row()})
         broker.close()
     figures.show()
