@@ -11,7 +11,8 @@ dead       dead letters of the group, 0 to 10⁶
 latency    how long single calls wait (100 a second) while up to 10⁶ delayed ones become due and are worked off
 
 Figures are rates and, steadier where something else runs beside, CPU of the workers and of the server for each message.
-What piles up is written by scripts in the server, in the form the product gives it. Starts its own Valkey, without its append-only file.
+What piles up is written by scripts in the server, in the form the product gives it. Starts its own Valkey, without its
+append-only file.
 """
 
 from __future__ import annotations
