@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 import click
-from flask import Flask, Request, Response, request
+from flask import Flask
 from flask.cli import ScriptInfo
 
 from taskstream import logs
@@ -23,6 +23,8 @@ from .settings import WebSettings
 from .wiring import Parts, configure_logs, gather
 
 if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
     from taskstream import Taskstream
 
 
@@ -64,25 +66,18 @@ def build(parts: Parts, held: Held | None = None) -> Flask:
     for event in requests:
         event.start()
 
-    # By the name it is installed under, which finds templates and static files however it was imported.
-    app = LeanFlask("taskstream_webapp")
-    errors.register(app)
-    count = metrics.register(app, broker, {found.stream for found in subscriptions})
-
-    # One hook on either side, because Flask's way to each costs as much as what it does.
-    @app.before_request
-    def before() -> None:
-        environ = request.environ
+    def before(environ: WSGIEnvironment) -> None:
         environ[metrics.STARTED] = time.perf_counter()
         auth.check_access(settings, environ)
 
-    @app.after_request
-    def after(response: Response) -> Response:
-        found: Request = request._get_current_object()  # type: ignore[attr-defined]
-        tracking.add_headers(found.environ, response.headers)
-        count(found, response.status_code)
-        return response
+    def after(environ: WSGIEnvironment, route: str | None, status: int) -> list[tuple[str, str]]:
+        count(environ, route, status)
+        return tracking.headers_of(environ)
 
+    # By the name it is installed under, which finds templates and static files however it was imported.
+    app = LeanFlask("taskstream_webapp", before, after)
+    errors.register(app)
+    count = metrics.register(app, broker, {found.stream for found in subscriptions})
     health.register(app, broker)
     state.register(app, broker, subscriptions, settings.docs_path)
     mgmt.register(app, broker, [found for found in subscriptions if found.default is not None])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 from flask import Flask, Response, request
 from flask.typing import ResponseReturnValue
@@ -17,7 +18,11 @@ from werkzeug.exceptions import HTTPException
 from taskstream.errors import BrokerUnavailable, ConfigError, QueueFull, ResultUnavailable, ValidationError
 from taskstream.logs import engine_logger
 
+from .lean import Reply
 from .tracking import track_of
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 RETRY_AFTER_S = 2
 """What a client is told to wait where the broker is away or a stream is full."""
@@ -50,21 +55,25 @@ class Problem(Exception):
         self.headers = headers or {}
         self.extra = extra or {}
 
-    def response(self) -> Response:
-        """The HTTP answer."""
+    def reply(self, environ: WSGIEnvironment) -> Reply:
+        """The HTTP answer to the request of this WSGI environment."""
         body: dict[str, object] = {
             "type": "about:blank",
             "title": HTTPStatus(self.status).phrase,
             "status": self.status,
             "detail": self.detail,
-            "request_id": track_of(request.environ)["request_id"],
+            "request_id": track_of(environ)["request_id"],
             **self.extra,
         }
         if self.errors:
             body["errors"] = self.errors
         # ASCII, so that a lone surrogate in a client's own words cannot fail here.
         text = json.dumps(body, default=str, ensure_ascii=True)
-        return Response(text, self.status, self.headers, content_type="application/problem+json")
+        return Reply(text.encode(), self.status, dict(self.headers), "application/problem+json")
+
+    def response(self) -> Response:
+        """The same for Flask, to the request it is answering."""
+        return self.reply(request.environ).response()
 
 
 def invalid(error: ValidationError) -> Problem:

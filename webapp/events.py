@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 from urllib.parse import parse_qsl
 
-from flask import Response, request
+from werkzeug.datastructures import EnvironHeaders
 from werkzeug.wsgi import get_input_stream
 
 from taskstream.errors import BrokerUnavailable, ConfigError, QueueFull, ValidationError
@@ -15,7 +15,7 @@ from taskstream.events.request import Publish
 
 from .auth import refuse_cross_site
 from .errors import FAILED, Problem, invalid, unavailable
-from .lean import Answer, LeanFlask
+from .lean import LeanFlask, Reply, View
 from .tracking import EVENT_APP, track_of
 
 MAX_QUERY_ARGUMENTS = 100
@@ -23,7 +23,10 @@ MAX_QUERY_ARGUMENTS = 100
 
 def check_json(environ: dict[str, Any]) -> None:
     """Raises Problem 415 unless the body says it is JSON in UTF-8, as it is."""
-    kind, _, parameters = environ.get("CONTENT_TYPE", "").lower().partition(";")
+    said = environ.get("CONTENT_TYPE", "")
+    if said == "application/json" and "HTTP_CONTENT_ENCODING" not in environ:
+        return  # as nearly everybody says it
+    kind, _, parameters = said.lower().partition(";")
     kind = kind.strip()
     accepted = kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
     if accepted and parameters:
@@ -43,8 +46,9 @@ def read_body(environ: dict[str, Any], limit: int) -> bytes:
             raise Problem(400, "Content-Length is not a number")
         if len(length) > 15 or int(length) > limit:
             raise _too_large(limit)
-        # The server hands the stream over as it comes; werkzeug knows which ones end by themselves.
-        found: bytes = get_input_stream(environ, safe_fallback=True).read()
+        # The server hands the stream over as it comes; where it does not end by itself, werkzeug ends it.
+        ends = environ.get("wsgi.input_terminated")
+        found: bytes = (environ["wsgi.input"] if ends else get_input_stream(environ, safe_fallback=True)).read()
         if len(found) != int(length):
             raise Problem(400, f"the payload ended after {len(found)} of {length} bytes")
         return found
@@ -79,31 +83,30 @@ def read_query(text: str) -> dict[str, list[str]]:
     return found
 
 
-def _view(event: RequestEvent, publish: Publish, limit: int) -> Callable[[], Response]:
+def _view(event: RequestEvent, publish: Publish, limit: int) -> View:
     takes_payload = event.method == "POST"
     event_app = event.app.key
     respond = event.respond
 
-    def view() -> Response:
-        environ = request.environ
+    def view(environ: dict[str, Any]) -> Reply:
         environ[EVENT_APP] = event_app
         refuse_cross_site(environ)
         payload = read_body(environ, limit) if takes_payload else None
         if payload:
             check_json(environ)
-        headers = cast("Mapping[str, str]", request.headers)
+        headers = cast("Mapping[str, str]", EnvironHeaders(environ))
         asked = EventRequest(payload, read_query(environ["QUERY_STRING"]), track_of(environ), headers)
         # Errors of respond() are not left to the error handlers, because it has logged them already. Any exception
         # ends here, also sys.exit() and a cancelled coroutine: the server must not take them for its own end.
         try:
             answer = respond(asked, publish)
         except ValidationError as error:
-            return invalid(error).response()
+            return invalid(error).reply(environ)
         except (BrokerUnavailable, QueueFull, ConfigError) as error:
-            return unavailable(error).response()
+            return unavailable(error).reply(environ)
         except BaseException:
-            return FAILED.response()
-        return Answer(answer.body, answer.status, answer.headers, content_type=answer.content_type)
+            return FAILED.reply(environ)
+        return Reply(answer.body, answer.status, answer.headers, answer.content_type)
 
     return view
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flask import Flask, Request, Response
+from flask import Flask, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -21,6 +21,9 @@ from prometheus_client.registry import Collector
 from taskstream.broker import Broker
 from taskstream.errors import BrokerUnavailable
 from taskstream.inspector import Overview, overview
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 STARTED = "taskstream.started"
 """Key in the WSGI environment: ``perf_counter()`` when the request came in."""
@@ -49,10 +52,9 @@ class Requests:
         self._count.labels("/healthz", "GET", 200)
         self._seconds.labels("/healthz")
 
-    def observe(self, request: Request, status: int) -> None:
-        """Count one answer."""
-        rule = request.url_rule
-        key = (rule.rule if rule is not None else "unmatched", request.method, status)
+    def observe(self, environ: WSGIEnvironment, rule: str | None, status: int) -> None:
+        """Count one answer of the route ``rule``, None for a path that has none."""
+        key = (rule or "unmatched", environ["REQUEST_METHOD"].upper(), status)
         found = self._known.get(key)
         if found is None:
             route, method, _ = key
@@ -60,7 +62,7 @@ class Requests:
                 key = (route, "other", status)
             found = self._known[key] = (self._count.labels(*key), self._seconds.labels(route))
         found[0].inc()
-        started = request.environ.get(STARTED)
+        started = environ.get(STARTED)
         if started is not None:
             found[1].observe(time.perf_counter() - started)
 
@@ -131,8 +133,8 @@ def _make(folder: str | None) -> None:
         os.makedirs(folder, mode=0o700, exist_ok=True)
 
 
-def register(app: Flask, broker: Broker, streams: Iterable[str]) -> Callable[[Request, int], None]:
-    """Serve ``/metrics``; return what counts one answer: ``count(request, status)``."""
+def register(app: Flask, broker: Broker, streams: Iterable[str]) -> Callable[[WSGIEnvironment, str | None, int], None]:
+    """Serve ``/metrics``; return what counts one answer: ``count(environ, route, status)``."""
     shared = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     _make(shared)
     own = CollectorRegistry()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import msgspec
-from flask import Response, request
+from flask import Request, Response, request
 
 from taskstream.broker.states import PENDING, PROGRESS
 from taskstream.errors import ResultUnavailable, ValidationError
@@ -23,7 +23,7 @@ from .calls import OPTIONS, options_of, read_call, refused
 from .errors import Problem, fields_of_request, invalid
 from .events import check_json, read_body, read_query
 from .held import Held
-from .lean import Answer, LeanFlask
+from .lean import LeanFlask, Reply, View
 from .prefer import idempotency_key_of, wait_of
 from .streams import END, Now, stream
 from .tracking import track_of
@@ -48,11 +48,10 @@ class Tasks:
         self._held = held
         self._limit = max_body_bytes
 
-    def sender(self, task: Task[..., Any, Any]) -> Callable[[], Response]:
+    def sender(self, task: Task[..., Any, Any]) -> View:
         """The view that sends calls of ``task``."""
 
-        def view() -> Response:
-            environ = request.environ
+        def view(environ: dict[str, Any]) -> Reply:
             refuse_cross_site(environ)
             _refuse_query(environ)
             body = read_body(environ, self._limit)
@@ -66,7 +65,7 @@ class Tasks:
 
     def _send(
         self, task: Task[..., Any, Any], args: Any, kwargs: Any, options: dict[str, Any], environ: dict[str, Any]
-    ) -> Response:
+    ) -> Reply:
         try:
             args, kwargs = task.arguments_of(args, kwargs)
         except ValidationError as error:
@@ -80,14 +79,14 @@ class Tasks:
         if log.enabled(logging.INFO):
             track = {f"track.{name}": value for name, value in track_of(environ).items()}
             log.info("Sent", {"task": task.name, "id": handle.id, **track})
-        headers = {"Location": f"{request.root_path}{PATH}/{handle.id}"}
+        headers = {"Location": f"{_root_of(environ)}{PATH}/{handle.id}"}
         outcome = None
         if wait := wait_of(environ):
             outcome = self._wait(handle.id, options.get("queue") or task.queue, wait, headers)
         if outcome is not None:
-            return _answer(record(outcome), 200, headers)
+            return _reply(record(outcome), 200, headers)
         state = "SCHEDULED" if "countdown" in options or "eta" in options else "PENDING"
-        return _answer({"id": handle.id, "state": state}, 202, headers)
+        return _reply({"id": handle.id, "state": state}, 202, headers)
 
     def unknown(self, name: str) -> Response:
         """The view for a task that there is not."""
@@ -193,8 +192,18 @@ def _refuse_query(environ: dict[str, Any]) -> None:
         raise Problem(400, "this route takes no query arguments")
 
 
-def _answer(body: dict[str, object], status: int, headers: dict[str, str]) -> Response:
-    return Answer(_encode(body), status, headers, content_type=JSON)
+def _root_of(environ: dict[str, Any]) -> str:
+    """What the paths of this app begin with, as Flask has it."""
+    root: str = environ.get("SCRIPT_NAME", "")
+    return root and Request(environ).root_path
+
+
+def _reply(body: dict[str, object], status: int, headers: Mapping[str, str | list[str]]) -> Reply:
+    return Reply(_encode(body), status, headers, JSON)
+
+
+def _answer(body: dict[str, object], status: int, headers: Mapping[str, str | list[str]]) -> Response:
+    return _reply(body, status, headers).response()
 
 
 def register(app: LeanFlask, tasks_app: Taskstream, held: Held, max_body_bytes: int) -> None:

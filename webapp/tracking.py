@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
-
-from flask import has_request_context, request
-from werkzeug.datastructures import Headers
 
 from taskstream.logs import NOBODY, Running
 from taskstream.message import MESSAGE_ID, new_id
 
 TRACK = "taskstream.track"
 """Key in the WSGI environment: dict of ``request_id``, ``operation_id`` and ``request_ts`` (ISO 8601, UTC)."""
+
+REQUEST: ContextVar[dict[str, Any] | None] = ContextVar("taskstream.request", default=None)
+"""The WSGI environment of the request that is being answered."""
 
 EVENT_APP = "taskstream.event_app"
 """Key in the WSGI environment: the event app that answers, set by its route."""
@@ -36,20 +37,22 @@ def track_of(environ: dict[str, Any]) -> dict[str, str]:
 
 def of_request() -> Running | None:
     """What lines of an application's own loggers say of the request they were made in; None outside of any."""
-    if not has_request_context():
+    environ = REQUEST.get()
+    if environ is None:
         return None
-    return NOBODY, {f"track.{name}": value for name, value in track_of(request.environ).items()}
+    return NOBODY, {f"track.{name}": value for name, value in track_of(environ).items()}
 
 
-def add_headers(environ: dict[str, Any], headers: Headers) -> None:
-    """Put the ids, and the event app that answered, on an answer's ``headers``."""
+def headers_of(environ: dict[str, Any]) -> list[tuple[str, str]]:
+    """The headers of every answer: the ids, and the event app that answered."""
     track = track_of(environ)
-    # add() where set() would do: nothing else sets these, and it need not look for an earlier one.
-    add = headers.add
-    add("X-Track-Request-Id", track["request_id"])
-    add("X-Track-Operation-Id", track["operation_id"])
-    add("X-Track-Request-Ts", track["request_ts"])
+    found = [
+        ("X-Track-Request-Id", track["request_id"]),
+        ("X-Track-Operation-Id", track["operation_id"]),
+        ("X-Track-Request-Ts", track["request_ts"]),
+        ("X-Content-Type-Options", "nosniff"),
+    ]
     event_app = environ.get(EVENT_APP)
     if event_app is not None:
-        add("X-Event-App", event_app)
-    add("X-Content-Type-Options", "nosniff")
+        found.insert(3, ("X-Event-App", event_app))
+    return found
