@@ -41,7 +41,11 @@ PIECE = 100
 
 
 class SteppingWorker:
-    """Runs the messages of ``subscriptions``. ``watch`` are hooks of the holder's, called after the handlers' own."""
+    """Runs the messages of ``subscriptions``. ``watch`` are hooks of the holder's, called after the handlers' own.
+
+    ``at_once`` is how many of a subscription a step reads. With one, what the first message does is there for the
+    second, and order is what it says.
+    """
 
     def __init__(
         self,
@@ -51,6 +55,7 @@ class SteppingWorker:
         name: str,
         watch: Sequence[Middleware] = (),
         schedules: Sequence[Schedule] = (),
+        at_once: int = 1,
     ) -> None:
         log = logs.engine_logger("worker")
         self._broker = broker
@@ -90,9 +95,10 @@ class SteppingWorker:
         self._middleware = all_middleware(subscriptions)
         tell(self._middleware, "worker_start", name)
         self._name = name
+        self._at_once = at_once
 
     def step(self) -> int:
-        """Run what is readable now, one message of each subscription; return how many ran or were ended."""
+        """Run what is readable now, ``at_once`` of each subscription; return how many ran or were ended."""
         if self._schedules:
             self._now_ms()
             self._scheduler.turn()
@@ -132,8 +138,7 @@ class SteppingWorker:
         self._now_ms()
         consumer.revocations.load()
         membership.group.promote(call, PIECE)
-        # One by one, so that what the first of them does is there for the second, and order is what it says.
-        entries: list[Entry] = membership.group.feed(call, 1, 0)[0]
+        entries: list[Entry] = membership.group.feed(call, self._at_once, 0)[0]
         if not entries:
             return 0
         intake.accept(consumer, membership, entries)
