@@ -141,7 +141,7 @@ def work_off(
     *arguments: str,
     processes: int = 1,
     level: str = "WARNING",
-    left: Callable[[], int] | None = None,
+    count_left: Callable[[], int] | None = None,
     leave: int = 0,
     environment: Mapping[str, str] | None = None,
 ) -> Drained:
@@ -150,10 +150,10 @@ def work_off(
         app_folder(files) as folder,
         pool(folder, broker.url, *arguments, processes=processes, level=level, environment=environment) as workers,
     ):
-        return drained(broker.client, workers, left or (lambda: queued(broker)), leave=leave)
+        return drained(broker.client, workers, count_left or (lambda: left(broker)), leave=leave)
 
 
-def queued(broker: Broker, queue: str = QUEUE, group: str = QUEUE_GROUP) -> int:
+def left(broker: Broker, queue: str = QUEUE, group: str = QUEUE_GROUP) -> int:
     """Messages of a queue that are not done: in its stream, in the group's own, among those with a rank."""
     client: redis.Redis = broker.client
     waiting = client.zcard(keys.ranked(queue, group))

@@ -37,7 +37,7 @@ def main() -> None:
             client.flushall()
             fill(broker, options.files if event == "save-file" else options.count, lambda number: apps.reading())
             files, left = apps.event_app(event, results, fsync), functools.partial(broker.stream_length, apps.STREAM)
-            found = apps.work_off(broker, files, apps.CONFIG_FILES, processes=options.processes, left=left)
+            found = apps.work_off(broker, files, apps.CONFIG_FILES, processes=options.processes, count_left=left)
             figures.add({"scenario": name, "processes": options.processes, **found.row()})
         broker.close()
     figures.show()

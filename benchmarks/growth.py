@@ -121,11 +121,11 @@ class Growth:
 
     def left_with_delayed(self) -> int:
         """Calls that are not done, delayed ones among them."""
-        return apps.queued(self.broker) + int(self.client.zcard(keys.delayed(apps.QUEUE, QUEUE_GROUP)))
+        return apps.left(self.broker) + int(self.client.zcard(keys.delayed(apps.QUEUE, QUEUE_GROUP)))
 
     def worked_off(self, left: Callable[[], int] | None = None, leave: int = 0) -> Row:
         """Start a pool and measure it."""
-        return apps.work_off(self.broker, apps.task_app(), "-A", "bench:app", left=left, leave=leave).row()
+        return apps.work_off(self.broker, apps.task_app(), "-A", "bench:app", count_left=left, leave=leave).row()
 
     def waiting(self, size: int) -> Row:
         """``size`` calls behind those that are measured."""
@@ -155,7 +155,7 @@ class Growth:
                 total += messages - (0 if read is None else int(read)) + int(group["pending"])
             return total
 
-        return apps.work_off(self.broker, files, apps.CONFIG_FILES, left=left).row()
+        return apps.work_off(self.broker, files, apps.CONFIG_FILES, count_left=left).row()
 
     def consumers(self, size: int) -> Row:
         """``size`` other consumers whose leases hold."""

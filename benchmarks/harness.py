@@ -107,6 +107,8 @@ def emit(row: Mapping[str, Value | object], out: Path | None = None) -> None:
 
 def percentiles(seconds: Sequence[float], *shares: float) -> dict[str, float]:
     """``shares`` (0.5 and 0.99 unless given) of ``seconds``, and the largest: ``p50_ms``, ``p99_ms``, ``max_ms``."""
+    if not seconds:
+        return {}
     ordered = sorted(seconds)
     found = {
         f"p{share * 100:g}_ms": ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1e3

@@ -82,7 +82,7 @@ def left(broker: Broker) -> int:
     client: redis.Redis = broker.client
     waiting = int(client.hget(keys.ordered(apps.QUEUE), "") or 0)
     parked = sum(int(client.llen(name)) for name in client.keys("ts:*:parked:*"))
-    return apps.queued(broker) + waiting + parked
+    return apps.left(broker) + waiting + parked
 
 
 def main() -> None:
@@ -105,7 +105,7 @@ def main() -> None:
                 *("-A", "bench:app"),
                 processes=options.processes,
                 level=case.level,
-                left=lambda: left(broker),
+                count_left=lambda: left(broker),
             )
             sender.app.close()
             figures.add({"option": name, **sent, **found.row()})

@@ -1,6 +1,6 @@
 """How the SQLite store behaves with very many outcomes: inserts, reads by id meanwhile, retention, size on disk.
 
-    python benchmarks/results_many.py [--count 10000000] [--batch 500] [--fsync checkpoint] [--folder FOLDER]
+    python -m benchmarks.results_many [--count 10000000] [--batch 500] [--fsync checkpoint] [--folder FOLDER]
 
 One process writes batches as fast as it can; another reads outcomes by id, one after the other, all the while, each of
 them at random among those written so far. Then a third one sweeps half of them away as a worker's janitor does (10,000
@@ -19,12 +19,14 @@ import sqlite3
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from benchmarks.harness import emit, parser, percentiles
 from taskstream.results import SUCCESS, Outcome, open_store
 from taskstream.results.base import ResultStore
 
@@ -32,6 +34,7 @@ RETENTION_S = 7 * 86_400.0
 STEADY_PER_S = 2_000
 SWEEP_COUNT = 10_000
 SWEEP_PAUSE_S = 0.1
+SHARES = (0.5, 0.99, 0.999)
 
 
 def outcome(number: int, finished_ms: int) -> Outcome:
@@ -65,13 +68,6 @@ def finished_ms_of(number: int, count: int, now_ms: int) -> int:
     return int(now_ms - age_s * 1000 + number // 100)
 
 
-def percentiles(times: list[float]) -> dict[str, float]:
-    """Milliseconds."""
-    times = sorted(times)
-    found = {f"p{share * 100:g}_ms": times[int(len(times) * share)] * 1000 for share in (0.5, 0.99, 0.999)}
-    return {name: round(value, 3) for name, value in {**found, "max_ms": times[-1] * 1000}.items()}
-
-
 def read_all_the_while(folder: str, fsync: str, written: Any, count: int, now_ms: int, stop: Event, out: Any) -> None:
     """Read outcomes by id until told to stop; report what that took."""
     store, chance, times = opened(folder, fsync), random.Random(1), []
@@ -87,7 +83,7 @@ def read_all_the_while(folder: str, fsync: str, written: Any, count: int, now_ms
         assert len(found) == 1, wanted
         time.sleep(0.001)
     store.close()
-    out.put({"reads": len(times), **percentiles(times)})
+    out.put({"reads": len(times), **percentiles(times, *SHARES)})
 
 
 def sweep(folder: str, fsync: str, now_ms: int, out: Any) -> None:
@@ -104,7 +100,8 @@ def sweep(folder: str, fsync: str, now_ms: int, out: Any) -> None:
         time.sleep(SWEEP_PAUSE_S)
     spent = time.perf_counter() - started
     store.close()
-    out.put({"swept": swept, "seconds": round(spent, 1), "per_s": round(swept / spent), "call": percentiles(times)})
+    rate = {"swept": swept, "seconds": round(spent, 1), "per_s": round(swept / spent)}
+    out.put({**rate, "call": percentiles(times, *SHARES)})
 
 
 def size_mb(folder: str) -> dict[str, float]:
@@ -128,7 +125,7 @@ def insert(store: ResultStore, options: argparse.Namespace, written: Any, now_ms
             written.value = start + len(batch)
         rates.append(round(tenth / spent))
         print(json.dumps({"written": written.value, "per_s": rates[-1]}), file=sys.stderr, flush=True)
-    return {"phase": "insert", "per_s_by_tenth": rates, "batch": percentiles(times)}
+    return {"per_s_by_tenth": rates, "batch": percentiles(times, *SHARES)}
 
 
 def write_steadily(store: ResultStore, first: int, batch: int, until: multiprocessing.Process) -> dict[str, float]:
@@ -142,17 +139,19 @@ def write_steadily(store: ResultStore, first: int, batch: int, until: multiproce
         store.write(rows)
         times.append(time.perf_counter() - begun)
         time.sleep(max(0.0, batch / STEADY_PER_S - times[-1]))
-    return {"batches": len(times), **percentiles(times)}
+    return {"batches": len(times), **percentiles(times, *SHARES)}
 
 
 def main() -> None:
     """Run the phases; print a line each."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--count", type=int, default=10_000_000)
-    parser.add_argument("--batch", type=int, default=500)
-    parser.add_argument("--fsync", choices=("commit", "checkpoint"), default="checkpoint")
-    parser.add_argument("--folder", type=Path, default=None, help="where to write (a folder of its own is made in it)")
-    options = parser.parse_args()
+    command = parser(__doc__, count=10_000_000, batch=500)
+    command.add_argument("--fsync", choices=("commit", "checkpoint"), default="checkpoint")
+    command.add_argument("--folder", type=Path, help="where to write (a folder of its own is made in it)")
+    options = command.parse_args()
+
+    def tell(phase: str, found: Mapping[str, object]) -> None:
+        emit({"phase": phase, **found}, options.out)
+
     now_ms = time.time_ns() // 1_000_000
     made = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="results-many-") as folder:
@@ -161,19 +160,19 @@ def main() -> None:
             target=read_all_the_while, args=(folder, options.fsync, written, options.count, now_ms, stop, out)
         )
         reader.start()
-        print(json.dumps(insert(store, options, written, now_ms)), flush=True)
+        tell("insert", insert(store, options, written, now_ms))
         stop.set()
-        print(json.dumps({"phase": "read by id meanwhile", **out.get()}), flush=True)
+        tell("read by id meanwhile", out.get())
         reader.join()
-        print(json.dumps({"phase": "size", "mb": size_mb(folder)}), flush=True)
+        tell("size", {"mb": size_mb(folder)})
         sweeper = made.Process(target=sweep, args=(folder, options.fsync, now_ms, out))
         sweeper.start()
         writer = write_steadily(store, options.count, 20, sweeper)  # type: ignore[arg-type]
-        print(json.dumps({"phase": "sweep", **out.get()}), flush=True)
-        print(json.dumps({"phase": "write meanwhile, 20 a batch", **writer}), flush=True)
+        tell("sweep", out.get())
+        tell("write meanwhile, 20 a batch", writer)
         sweeper.join()
         store.close()
-        print(json.dumps({"phase": "size after", "mb": size_mb(folder)}), flush=True)
+        tell("size after", {"mb": size_mb(folder)})
     print(f"{os.cpu_count()} CPUs, Python {sys.version.split()[0]}, SQLite {sqlite3.sqlite_version}")
 
 

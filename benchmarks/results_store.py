@@ -1,16 +1,14 @@
 """How many outcomes a second each result store keeps, by batch size and fsync policy.
 
-    python benchmarks/results_store.py [--seconds 2] [--processes 2] [--folder FOLDER]
+    python -m benchmarks.results_store [--seconds 2] [--processes 2] [--folder FOLDER]
 
-One JSON line per figure, then the same as a Markdown table. A figure is one process writing batches (like a
-worker's committer), or ``--processes`` of them on one store. ``cpu_us`` is CPU time per outcome, which is
-steadier than the rate on a busy machine. Run it on the disk that will hold the results.
+A figure is one process writing batches (like a worker's committer), or ``--processes`` of them on one store. ``cpu_us``
+is CPU time per outcome, which is steadier than the rate on a busy machine. Run it on the disk that is to hold the
+results.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import multiprocessing
 import os
 import sqlite3
@@ -23,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 
+from benchmarks.harness import Column, Figures, Row, parser
 from taskstream.message import new_id
 from taskstream.results import SUCCESS, Outcome, open_store
 
@@ -73,9 +72,7 @@ def run(url: str, fsync: str, batch: int, seconds: float, random_ids: bool) -> d
     return {"rate": count / spent, "cpu_us": cpu / count * 1e6, "p99_ms": times[int(len(times) * 0.99)] * 1000}
 
 
-def figure(
-    folder: Path, kind: str, fsync: str, batch: int, processes: int, seconds: float, random_ids: bool
-) -> dict[str, object]:
+def figure(folder: Path, kind: str, fsync: str, batch: int, processes: int, seconds: float, random_ids: bool) -> Row:
     """One line of the table: a fresh store, written by ``processes`` processes."""
     # A folder of its own, kept to the end: ext4 creates files slowly where many were just deleted.
     url = f"{kind}://{folder / new_id()}"
@@ -96,7 +93,7 @@ def figure(
     }
 
 
-def figures(folder: Path, processes: int, seconds: float) -> Iterator[dict[str, object]]:
+def figures(folder: Path, processes: int, seconds: float) -> Iterator[Row]:
     """All figures, one after the other."""
     for kind in ("file", "json"):
         for fsync in ("commit", "checkpoint"):
@@ -108,21 +105,21 @@ def figures(folder: Path, processes: int, seconds: float) -> Iterator[dict[str, 
 
 def main() -> None:
     """Print the figures as they come, then the table."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=2.0, help="time spent in writes per figure")
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--folder", type=Path, default=None, help="where to write (a folder of its own is made in it)")
-    options = parser.parse_args()
+    command = parser(__doc__, processes=2)
+    command.add_argument("--seconds", type=float, default=2.0, help="time spent in writes per figure")
+    command.add_argument("--folder", type=Path, help="where to write (a folder of its own is made in it)")
+    options = command.parse_args()
+    columns = [
+        Column("rate", "outcomes/s"),
+        Column("cpu_us", "CPU µs each", 2),
+        Column("p99_ms", "slowest 1 % of batches from (ms)", 2),
+    ]
+    table = Figures(["store", "fsync", "batch", "processes"], columns, options.out)
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="results-") as folder:
-        found = []
         for one in figures(Path(folder), options.processes, options.seconds):
-            print(json.dumps(one), flush=True)
-            found.append(one)
-    print(f"\n{os.cpu_count()} CPUs, Python {sys.version.split()[0]}, SQLite {sqlite3.sqlite_version}\n")
-    print("| store | fsync | batch | processes | outcomes/s | CPU µs each | slowest 1 % of batches from (ms) |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    for one in found:
-        print("| " + " | ".join(str(value) for value in one.values()) + " |")
+            table.add(one)
+    print(f"\n{os.cpu_count()} CPUs, Python {sys.version.split()[0]}, SQLite {sqlite3.sqlite_version}")
+    table.show()
 
 
 if __name__ == "__main__":

@@ -1,35 +1,28 @@
 """What a pool costs before its first task and between tasks: start, memory and CPU while idle.
 
-    python benchmarks/start.py [--rounds 5] [--processes 2] [--idle 60]
+    python -m benchmarks.start [--rounds 5] [--processes 2] [--idle 60]
 
 One task waits when ``taskstream worker`` is started, results are kept on disk, log level WARNING. Measured are the time
 until that task runs; the CPU that supervisor and processes took until all of them work; ``taskstream --help``; in
 the last round, with nothing to do, the memory of supervisor and processes together (PSS: shared pages count once) and
-their CPU over ``--idle`` seconds. Prints JSON lines and a Markdown table of medians. Linux only.
+their CPU over ``--idle`` seconds. Linux only.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import re
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-import psutil
-
+from benchmarks.harness import Column, Figures, Pool, parser, server, until, write_files
+from benchmarks.peers.machine import Usage
 from taskstream import Taskstream
 from taskstream.broker import Broker
-from taskstream.embedded import EmbeddedBroker
 
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 SETTLE_S = 5.0
-MOST_S = 60.0
 APP = """
 import time
 
@@ -45,22 +38,6 @@ def first(path: str) -> None:
 """
 
 
-def cpu_s(pids: list[int]) -> float:
-    """CPU that the processes have taken so far, in user and system mode, with that of children they have reaped."""
-    total = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-        total += sum(map(int, fields[11:15]))
-    return total / TICKS_PER_S
-
-
-def pss_mib(pid: int) -> float:
-    """Proportional share of memory of one process."""
-    found = re.search(r"^Pss:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
-    assert found is not None
-    return int(found[1]) / 1024
-
-
 def help_s() -> tuple[float, float]:
     """Wall time and CPU of ``taskstream --help`` (s)."""
     command = [sys.executable, "-c", "import sys; from taskstream.cli.main import main; sys.exit(main(['--help']))"]
@@ -73,16 +50,6 @@ def help_s() -> tuple[float, float]:
     return took, usage.ru_utime + usage.ru_stime
 
 
-def wait_for(condition: object, what: str) -> None:
-    """Until ``condition()`` is true."""
-    assert callable(condition)
-    deadline = time.monotonic() + MOST_S
-    while not condition():
-        if time.monotonic() > deadline:
-            raise SystemExit(f"{what}: not within {MOST_S:.0f} s")
-        time.sleep(0.005)
-
-
 def one_start(folder: Path, url: str, processes: int, idle_s: float) -> dict[str, float]:
     """Start a pool, look at it, stop it."""
     ran = folder / "ran"
@@ -90,52 +57,55 @@ def one_start(folder: Path, url: str, processes: int, idle_s: float) -> dict[str
     producer = Taskstream("start", broker=url, results=None)
     producer.send_task("start.first", args=[str(ran)], queue="start")
     broker = Broker(url)
-    command = [sys.executable, "-m", "taskstream.cli", "worker", "-A", "start_app:app", "--processes", str(processes)]
+    wanted = ["worker", "-A", "start_app:app", "--processes", str(processes), "--broker", url, "-l", "WARNING"]
     began = time.time()
-    pool = subprocess.Popen([*command, "--broker", url, "-l", "WARNING"], cwd=folder, stderr=subprocess.DEVNULL)
+    pool = Pool(wanted, folder)
     try:
-        wait_for(lambda: ran.exists() and ran.read_text(), "the first task")
+        until(lambda: ran.exists() and bool(ran.read_text()), "the first task", pool, every_s=0.005)
         found = {"first_task_s": float(ran.read_text()) - began}
-        wait_for(lambda: len(broker.workers()) == processes, "all processes")
-        family = [pool.pid, *(child.pid for child in psutil.Process(pool.pid).children(recursive=True))]
-        found["start_cpu_s"] = cpu_s(family)
+        until(lambda: len(broker.workers()) == processes, "all processes", pool, every_s=0.005)
+        used = Usage({pool.process.pid})
+        found["start_cpu_s"] = used.cpu_s()
         if idle_s:
             time.sleep(SETTLE_S)
-            before, began_idle = cpu_s(family), time.monotonic()
+            before, began_idle = used.cpu_s(), time.monotonic()
             time.sleep(idle_s)
-            found["idle_cpu_percent"] = (cpu_s(family) - before) / (time.monotonic() - began_idle) * 100
-            found["pss_mib"] = sum(map(pss_mib, family))
-            found["pss_supervisor_mib"] = pss_mib(pool.pid)
+            found["idle_cpu_percent"] = (used.cpu_s() - before) / (time.monotonic() - began_idle) * 100
+            found["pss_mib"] = used.pss() / 2**20
+            found["pss_supervisor_mib"] = used.pss(pool.process.pid) / 2**20
     finally:
-        pool.terminate()
-        pool.wait()
+        pool.stop()
         broker.close()
+        producer.close()
     return found
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--idle", type=float, default=60.0, metavar="S", help="0: do not look at the idle pool")
-    options = parser.parse_args()
-    rounds = []
-    with tempfile.TemporaryDirectory() as home, EmbeddedBroker(Path(home)) as server:
+    command = parser(__doc__, rounds=5, processes=2)
+    command.add_argument("--idle", type=float, default=60.0, metavar="S", help="0: do not look at the idle pool")
+    options = command.parse_args()
+    names = {
+        "help_s": "--help, s",
+        "help_cpu_s": "its CPU, s",
+        "first_task_s": "first task, s",
+        "start_cpu_s": "CPU until all work, s",
+        "idle_cpu_percent": "idle CPU, %",
+        "pss_mib": "PSS, MiB",
+        "pss_supervisor_mib": "supervisor PSS, MiB",
+    }
+    figures = Figures(["processes"], [Column(name, heading, 3) for name, heading in names.items()], options.out)
+    with tempfile.TemporaryDirectory() as home, server() as url:
         folder = Path(home)
-        (folder / "start_app.py").write_text(APP)
+        write_files(folder, {"start_app.py": APP})
         help_s()  # compiles what is not compiled yet
-        one_start(folder, server.url, options.processes, 0.0)
+        one_start(folder, url, options.processes, 0.0)
         for number in range(options.rounds):
             wall, cpu = help_s()
-            last = number == options.rounds - 1
-            found = {"help_s": wall, "help_cpu_s": cpu}
-            found |= one_start(folder, server.url, options.processes, options.idle if last else 0.0)
-            rounds.append(found)
-            print(json.dumps({name: round(value, 4) for name, value in found.items()}), flush=True)
-    print("| figure | median |\n|---|---:|")
-    for name in rounds[-1]:
-        print(f"| {name} | {statistics.median(one[name] for one in rounds if name in one):.3f} |")
+            idle_s = options.idle if number == options.rounds - 1 else 0.0
+            found = one_start(folder, url, options.processes, idle_s)
+            figures.add({"processes": options.processes, "help_s": wall, "help_cpu_s": cpu, **found})
+    figures.show()
 
 
 if __name__ == "__main__":

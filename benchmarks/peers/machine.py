@@ -99,7 +99,40 @@ def members(sessions: set[int]) -> dict[int, tuple[int, int]]:
     return found
 
 
-class Workers:
+class Usage:
+    """What the processes of some sessions use."""
+
+    def __init__(self, leaders: set[int]) -> None:
+        self._leaders = leaders
+
+    def leaders(self) -> set[int]:
+        """The processes that lead the sessions."""
+        return self._leaders
+
+    def members(self) -> dict[int, tuple[int, int]]:
+        """As the function ``members``, of all of them."""
+        return members(self.leaders())
+
+    def cpu_s(self) -> float:
+        """CPU so far, of those that live (s)."""
+        return sum(ticks for ticks, _ in self.members().values()) / TICKS_PER_S
+
+    def rss(self) -> int:
+        """Resident memory, shared pages counted each time (bytes)."""
+        return sum(pages for _, pages in self.members().values()) * PAGE
+
+    def pss(self, *pids: int) -> int:
+        """Resident memory of all, or of ``pids``, each share of a page counted once (bytes)."""
+        total = 0
+        for pid in pids or self.members():
+            with contextlib.suppress(OSError):
+                for line in Path("/proc", str(pid), "smaps_rollup").read_text().splitlines():
+                    if line.startswith("Pss:"):
+                        total += int(line.split()[1]) * 1024
+        return total
+
+
+class Workers(Usage):
     """The parents of one peer; each leads a session of its own."""
 
     def __init__(self, commands: Sequence[list[str]], environment: dict[str, str], folder: Path, log: Path) -> None:
@@ -129,27 +162,9 @@ class Workers:
                 start_new_session=True,
             )
 
-    def members(self) -> dict[int, tuple[int, int]]:
-        """As the function ``members``, of all parents."""
-        return members({parent.pid for parent in self._parents.values()})
-
-    def cpu_s(self) -> float:
-        """CPU so far, of those that live (s)."""
-        return sum(ticks for ticks, _ in self.members().values()) / TICKS_PER_S
-
-    def rss(self) -> int:
-        """Resident memory, shared pages counted each time (bytes)."""
-        return sum(pages for _, pages in self.members().values()) * PAGE
-
-    def pss(self) -> int:
-        """Resident memory, shared pages counted once in all (bytes)."""
-        total = 0
-        for pid in self.members():
-            with contextlib.suppress(OSError):
-                for line in Path("/proc", str(pid), "smaps_rollup").read_text().splitlines():
-                    if line.startswith("Pss:"):
-                        total += int(line.split()[1]) * 1024
-        return total
+    def leaders(self) -> set[int]:
+        """The parents, as they are now."""
+        return {parent.pid for parent in self._parents.values()}
 
     def pids(self, number: int) -> set[int]:
         """The processes of one parent."""
