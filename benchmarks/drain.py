@@ -32,7 +32,7 @@ def main() -> None:
     figures = Figures(["scenario"], DRAINED, options.out)
     with server() as url, redis.Redis.from_url(url) as client:
         broker = Broker(url)
-        for name in turns(SCENARIOS, options.rounds):
+        for name in turns(SCENARIOS, options):
             event, results, fsync = SCENARIOS[name]
             client.flushall()
             fill(broker, options.files if event == "save-file" else options.count, lambda number: apps.reading())

@@ -1,7 +1,7 @@
 """Whether anything becomes slower with what has piled up: a pool works off the same number of no-op calls beside more
 and more of it.
 
-    python -m benchmarks.growth [--count 40000] [--rounds 3] [--only waiting] [--most 10000000]
+    python -m benchmarks.growth [--count 40000] [--rounds 3] [--only waiting --only "dead 0"] [--most 10000000]
 
 waiting    others that wait behind them in the stream, 10² to 10⁷ (10⁷ take 1.5 GB)
 groups     groups that all consume one stream of events, 1 to 50; a message counts once for each group
@@ -33,6 +33,7 @@ from benchmarks.harness import (
     Pool,
     Row,
     app_folder,
+    chosen,
     fill,
     parser,
     percentiles,
@@ -229,9 +230,8 @@ WAITS = (Column("p50_ms", "p50 ms", 2), Column("p99_ms", "p99 ms", 2), Column("m
 
 def main() -> None:
     """Measure and print."""
-    command = parser(__doc__, count=40_000, rounds=3, most=10_000_000)
-    command.add_argument("--only", choices=list(SIZES), help="measure this alone")
-    options = command.parse_args()
+    options = parser(__doc__, count=40_000, rounds=3, most=10_000_000).parse_args()
+    wanted = chosen([f"{what} {size}" for what, sizes in SIZES.items() for size in sizes], options.only)
     tables = []
     with server() as url:
         growth = Growth(url, options.count)
@@ -243,11 +243,11 @@ def main() -> None:
             "dead": growth.dead,
             "latency": growth.latency,
         }
-        for what in [options.only] if options.only else list(SIZES):
+        for what, sizes in SIZES.items():
             figures = Figures(["growth", "size"], WAITS if what == "latency" else DRAINED, options.out)
             for _ in range(options.rounds):
-                for size in SIZES[what]:
-                    if size <= options.most:
+                for size in sizes:
+                    if size <= options.most and f"{what} {size}" in wanted:
                         growth.client.flushall()
                         figures.add({"growth": what, "size": size, **run[what](size)})
             tables.append(figures)
@@ -255,7 +255,8 @@ def main() -> None:
         growth.broker.close()
         growth.client.close()
     for figures in tables:
-        figures.show()
+        if figures:
+            figures.show()
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ def parser(doc: str | None, **counts: int) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in counts.items():
         made.add_argument(f"--{name.replace('_', '-')}", type=int, default=value, help=f"{value:,} by default")
+    made.add_argument("--only", action="append", metavar="TEXT", help="measure only what has this in its name")
     made.add_argument("--out", type=Path, help="append the JSON lines to this file as well")
     return made
 
@@ -69,6 +70,10 @@ class Figures:
         """One more measurement."""
         emit(row, self._out)
         self._rows.setdefault(tuple(row[key] for key in self._keys), []).append(dict(row))
+
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return bool(self._rows)
 
     def medians(self) -> Iterator[tuple[tuple[Value, ...], dict[str, float]]]:
         """For each key, in the order they came: the median of every column that has a number."""
@@ -298,9 +303,20 @@ def app_folder(files: Mapping[str, str | dict[str, object]]) -> Iterator[Path]:
         yield Path(name)
 
 
-def turns(names: Iterable[str], rounds: int) -> Iterator[str]:
-    """Each name once in each round, the order turned by one from round to round, so that none is always first."""
-    order = list(names)
-    for _ in range(rounds):
+def chosen(names: Iterable[str], only: Sequence[str] | None) -> list[str]:
+    """The names that have one of the texts of ``--only`` in them. Raises SystemExit where there is none."""
+    found = [name for name in names if only is None or any(text in name for text in only)]
+    if not found:
+        raise SystemExit(f"nothing has {' or '.join(only or ())} in its name")
+    return found
+
+
+def turns(names: Iterable[str], options: argparse.Namespace) -> Iterator[str]:
+    """Each name that ``options`` want once in each of their rounds.
+
+    The order is turned by one from round to round, so that none is always first.
+    """
+    order = chosen(names, options.only)
+    for _ in range(options.rounds):
         yield from order
         order = [*order[1:], *order[:1]]

@@ -1,6 +1,6 @@
 """What each option of a task or a call costs, beside plain calls in the same turns.
 
-    python -m benchmarks.options [--count 20000] [--rounds 3] [--processes 1] [--only timeout]
+    python -m benchmarks.options [--count 20000] [--rounds 3] [--processes 1] [--only plain --only timeout]
 
 A round sends no-op calls by ``enqueue_many`` and has a pool work them off, results off, log level WARNING but for the
 last case. Starts its own Valkey.
@@ -87,13 +87,11 @@ def left(broker: Broker) -> int:
 
 def main() -> None:
     """Measure and print."""
-    command = parser(__doc__, count=20_000, rounds=3, processes=1)
-    command.add_argument("--only", action="append", choices=list(CASES), help="measure this, beside plain")
-    options = command.parse_args()
+    options = parser(__doc__, count=20_000, rounds=3, processes=1).parse_args()
     figures = Figures(["option"], [*SENT, *DRAINED], options.out)
     with server() as url, redis.Redis.from_url(url) as client:
         broker = Broker(url)
-        for name in turns(["plain", *options.only] if options.only else CASES, options.rounds):
+        for name in turns(CASES, options):
             case = CASES[name]
             client.flushall()
             text = apps.task_text(case.app, case.task, head=case.head)

@@ -28,7 +28,7 @@ def main() -> None:
     with server() as url, redis.Redis.from_url(url) as client:
         broker, text = Broker(url), apps.task_text()
         sender = apps.producer(text, url)
-        for name in turns(SIZES, options.rounds):
+        for name in turns(SIZES, options):
             client.flushall()
             size = SIZES[name]
             count, filler = min(options.most, options.megabytes * 1_000_000 // size), "x" * (size - FRAME)

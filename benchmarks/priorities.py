@@ -44,7 +44,7 @@ def main() -> None:
     figures = Figures(["scenario"], [*SENT, *DRAINED], options.out)
     with server() as url, redis.Redis.from_url(url) as client:
         broker = Broker(url)
-        for name in turns(SCENARIOS, options.rounds):
+        for name in turns(SCENARIOS, options):
             client.flushall()
             sent = send(broker, options.count, SCENARIOS[name])
             wanted = ("-A", "bench:app", "--concurrency", str(options.concurrency))

@@ -36,45 +36,38 @@ class Case(NamedTuple):
 NOOP = apps.task_text()
 SLEEP = apps.task_text(head=IMPORTS, body=f"time.sleep({SLEEP_S})")
 ASYNC_SLEEP = apps.task_text(head=IMPORTS, define="async def", body=f"await asyncio.sleep({SLEEP_S})")
-CASES: dict[str, dict[str, Case]] = {
-    "processes": {f"{number}": Case(NOOP, processes=number) for number in (1, 2, 4, 8)},
-    "slots": {
-        **{f"{slots} no-op": Case(NOOP, slots=slots) for slots in (1, 10, 100, 1_000)},
-        **{f"{slots} sleep": Case(SLEEP, slots=slots, sleeps=True) for slots in (1, 10, 100, 1_000)},
-        **{f"{slots} async sleep": Case(ASYNC_SLEEP, slots=slots, sleeps=True) for slots in (100, 1_000)},
-    },
-    "kinds": {
-        "def": Case(NOOP),
-        "async def": Case(apps.task_text(define="async def")),
-        "async def that awaits": Case(apps.task_text(head=IMPORTS, define="async def", body="await asyncio.sleep(0)")),
-    },
-    "results": {
-        "off": Case(NOOP),
-        "SQLite, checkpoint": Case(apps.task_text(app='results="file://results", result_fsync="checkpoint"')),
-        "SQLite, commit": Case(apps.task_text(app='results="file://results", result_fsync="commit"')),
-        "one file each, checkpoint": Case(apps.task_text(app='results="json://results", result_fsync="checkpoint"')),
-    },
+CASES = {
+    **{f"processes: {number}": Case(NOOP, processes=number) for number in (1, 2, 4, 8)},
+    **{f"slots: {slots}, no-op": Case(NOOP, slots=slots) for slots in (1, 10, 100, 1_000)},
+    **{f"slots: {slots}, sleep": Case(SLEEP, slots=slots, sleeps=True) for slots in (1, 10, 100, 1_000)},
+    **{f"slots: {slots}, async sleep": Case(ASYNC_SLEEP, slots=slots, sleeps=True) for slots in (100, 1_000)},
+    "kinds: def": Case(NOOP),
+    "kinds: async def": Case(apps.task_text(define="async def")),
+    "kinds: async def that awaits": Case(
+        apps.task_text(head=IMPORTS, define="async def", body="await asyncio.sleep(0)")
+    ),
+    "results: off": Case(NOOP),
+    "results: SQLite, checkpoint": Case(apps.task_text('results="file://results", result_fsync="checkpoint"')),
+    "results: SQLite, commit": Case(apps.task_text('results="file://results", result_fsync="commit"')),
+    "results: one file each, checkpoint": Case(apps.task_text('results="json://results", result_fsync="checkpoint"')),
 }
 
 
 def main() -> None:
     """Measure and print."""
-    command = parser(__doc__, count=60_000, sleeps=20_000, rounds=3)
-    command.add_argument("--only", choices=list(CASES), help="measure this alone")
-    options = command.parse_args()
-    figures = Figures(["scaling", "case"], DRAINED, options.out)
+    options = parser(__doc__, count=60_000, sleeps=20_000, rounds=3).parse_args()
+    figures = Figures(["case"], DRAINED, options.out)
     with server() as url, redis.Redis.from_url(url) as client:
         broker = Broker(url)
-        for scaling in [options.only] if options.only else list(CASES):
-            for name in turns(CASES[scaling], options.rounds):
-                case = CASES[scaling][name]
-                client.flushall()
-                # So that a call at a time takes seconds, not minutes.
-                count = min(options.sleeps, case.slots * 200) if case.sleeps else options.count
-                fill(broker, count, lambda number: (apps.QUEUE, apps.call(number)))
-                wanted = ("-A", "bench:app", "--concurrency", str(case.slots))
-                found = apps.work_off(broker, apps.task_app(case.text), *wanted, processes=case.processes)
-                figures.add({"scaling": scaling, "case": name, **found.row()})
+        for name in turns(CASES, options):
+            case = CASES[name]
+            client.flushall()
+            # So that a call at a time takes seconds, not minutes.
+            count = min(options.sleeps, case.slots * 200) if case.sleeps else options.count
+            fill(broker, count, lambda number: (apps.QUEUE, apps.call(number)))
+            wanted = ("-A", "bench:app", "--concurrency", str(case.slots))
+            found = apps.work_off(broker, apps.task_app(case.text), *wanted, processes=case.processes)
+            figures.add({"case": name, **found.row()})
         broker.close()
     figures.show()
 
