@@ -19,7 +19,11 @@ from taskstream.errors import InvalidMessage, ValidationError
 
 VERSION = b"1"
 
-MESSAGE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_PLAIN = [b"v", b"id", b"name", b"body"]
+
+ID_SIZE = 128
+
+MESSAGE_ID = re.compile(rf"[A-Za-z0-9._:-]{{1,{ID_SIZE}}}")
 """What an id may look like. Taskstream's own are UUIDv7 (RFC 9562), whose text sorts by time."""
 
 HEADERS_DEPTH = 64
@@ -78,7 +82,7 @@ _decode_headers = msgspec.json.Decoder(dict[str, Any]).decode
 _decode_fields = msgspec.json.Decoder(list[str]).decode
 
 
-class Message(msgspec.Struct, frozen=True):
+class Message(msgspec.Struct, frozen=True, gc=False):
     """One message.
 
     ``id`` text of a UUIDv7, or the caller's own id; ``name`` handler (task) or type of the payload (event
@@ -101,7 +105,7 @@ class Message(msgspec.Struct, frozen=True):
     expires_in_ms: int | None = None
 
 
-class Delivery(msgspec.Struct):
+class Delivery(msgspec.Struct, gc=False):
     """A message as handed to a worker, to be run once.
 
     ``from_again`` says that it came through the group's own stream. ``number`` counts all hand-outs of
@@ -240,15 +244,24 @@ def from_fields(fields: Sequence[bytes]) -> Message:
 
     Fields this version does not know are ignored, so that a later minor addition does not stop old workers.
     """
-    # The form `delay()` writes, and nearly every entry there is.
-    if len(fields) == 8 and fields[0] == b"v" and fields[2] == b"id" and fields[4] == b"name" and fields[6] == b"body":
-        if fields[1] != VERSION:
-            raise InvalidMessage(f"format version {fields[1]!r} is not {VERSION!r}")
-        try:
-            return Message(_id(fields[3]), fields[5].decode(), _utf8(fields[7]))
-        except UnicodeDecodeError as error:
-            raise InvalidMessage(f"not UTF-8: {error}") from None
-    return _from_mapping(dict(zip(fields[::2], fields[1::2], strict=False)))
+    return plain_message(fields) or _from_mapping(dict(zip(fields[::2], fields[1::2], strict=False)))
+
+
+def plain_message(fields: Sequence[bytes]) -> Message | None:
+    """The message of an entry such as ``delay()`` writes, and nearly every one is; None: it needs a closer look.
+
+    Each step here is one of every message's: a slice or a method of C where it can be.
+    """
+    if len(fields) != 8 or fields[::2] != _PLAIN or fields[1] != VERSION:
+        return None
+    raw_id, body = fields[3], fields[7]
+    # Narrower than MESSAGE_ID, true of the ids that are ours, at half of what the expression costs.
+    if len(raw_id) > ID_SIZE or not raw_id.replace(b"-", b"0").isalnum():
+        return None
+    try:
+        return Message(raw_id.decode(), fields[5].decode(), body if body.isascii() else _utf8(body))
+    except UnicodeDecodeError:
+        return None
 
 
 def _from_mapping(found: Mapping[bytes, bytes]) -> Message:

@@ -93,6 +93,7 @@ class Consumer:
         self.subscription = subscription
         self.stats = stats
         self.acker = acker
+        self._slots = around.slots
         self.active = 0
         """Jobs of this subscription queued or running here."""
         self.membership: Membership | None = None
@@ -240,8 +241,10 @@ class Consumer:
     def release_slot(self) -> None:
         """One job of this subscription neither waits nor runs any more."""
         self.active -= 1
-        self.around.slots.used -= 1
-        self.notice_room()
+        slots = self._slots
+        slots.used -= 1
+        if not slots.changed.is_set():
+            slots.changed.set()
 
     @property
     def silent(self) -> bool:

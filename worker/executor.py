@@ -7,10 +7,10 @@ watchdog throws time limits into them; nothing here talks to Redis.
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextvars import Context
 
 import gevent
 from gevent.event import Event
@@ -219,74 +219,43 @@ class Executor:
             membership.consumer.notice_room()
 
     def _run_job(self, lane: Lane, job: Job) -> None:
-        membership = job.membership
+        """Run one message. What only some messages need is in functions of its own, so that all others do not pay."""
+        membership, delivery, handler = job.membership, job.delivery, job.handler
         consumer = membership.consumer
-        if membership.lost or boottime() >= membership.deadline:
-            if not membership.wait_until_sure():
-                consumer.release_slot()
-                return
-            if consumer.stopping:
-                # It was told to while this waited, and counts what runs: this would be cut off and run again.
-                consumer.give_back([job])
-                return
-        if job.expires_ms is not None and intake.expired(job, consumer.around.clock):
-            # It waited here behind a handler that let nothing else run.
-            outcomes.expire(job, self._worker, self._keep)
-            consumer.release_slot()
-            consumer.acker.put(job)
-            return
-        handler = job.handler
         assert handler is not None
-        settings = handler.settings
         known = self._known.get(id(handler)) or self._know(handler)
-        if consumer.revoked and job.delivery.message.id in consumer.revoked:
-            outcomes.revoke(job, outcomes.REVOKED_BEFORE, self._worker, self._keep)
-            known.log.info("REVOKED, does not run", about(job))
-            consumer.release_slot()
-            consumer.acker.put(job)
-            return
-        hooks = known.hooks
+        began = boottime()
+        if began >= membership.deadline or membership.lost or job.expires_ms is not None or consumer.revoked:
+            if not self._may_run(job, known):
+                return
+            began = boottime()
         lane.job = lane.marked = job
         job.lane = lane
         self.running += 1
-        if settings.timeout is not None:
-            self._timed += 1
-            if self._timed == 1:
-                self._watched.set()
         talks = known.log.enabled(handler.log_done_at)
+        keep = self._keep
         value: object = None
         failure: BaseException | None = None
         put_off = False
         copy = forks.state
-        context = contextvars.Context()
-        context.run(_set_running, job.delivery)
-        started = time.perf_counter()
+        context = Context()
+        context.run(_set_running, delivery)
         try:
-            if hooks is not None:
-                # What is waited for in there is nothing that the time limits of a run are about.
-                self._table.start(lane.index, membership.number, job.delivery.message.id)
-                context.run(hooks.before, job)
-                intake.look_again(job)
-            if settings.timeout is not None:
-                lane.deadline = time.monotonic() + settings.timeout
-            limit = settings.hard_timeout
-            if limit is None:
-                self._table.start(lane.index, membership.number, job.delivery.message.id)
+            if known.watched:
+                began = self._prepare(lane, job, known, context)
             else:
-                deadline = time.monotonic() + limit
-                self._table.start(lane.index, membership.number, job.delivery.message.id, deadline, limit)
-            job.started_ms = outcomes.now_ms()
-            started = time.perf_counter()
+                self._table.start(lane.index, membership.number, delivery.message.id)
+            if keep:
+                job.started_ms = outcomes.now_ms()
             if not known.ready:
                 self._make_ready(known)
             if talks:
                 known.log.log(handler.log_done_at, "START", about(job))
-            value = context.run(handler.run, job.delivery)
+            value = context.run(handler.run, delivery)
             if copy.copied:
                 forks.leave()
-            keep = self._keep
-            dumped = handler.dump(value) if keep and not settings.ignore_result else None
-            successors = handler.successors(job.delivery, value)
+            dumped = handler.dump(value) if keep and not handler.settings.ignore_result else None
+            successors = handler.successors(delivery, value)
             lane.deadline = None
             if not job.handed:
                 job.successors = successors
@@ -300,15 +269,64 @@ class Executor:
             lane.deadline = None
             failure = error
             self._decide(job, error)
-        if hooks is not None and not put_off:
-            context.run(hooks.after, job, value, failure)
+        if known.hooks is not None and not put_off:
+            context.run(known.hooks.after, job, value, failure)
         self._end(lane, job, put_off)
         if put_off:
             return
-        elapsed_ms = (time.perf_counter() - started) * 1000
+        elapsed_ms = (boottime() - began) * 1000
         consumer.stats.count(job.move, elapsed_ms)
         if failure is not None or talks:
             known.log_end(job, elapsed_ms, failure)
+
+    def _may_run(self, job: Job, known: Known) -> bool:
+        """The lease may have run out, or the message be wanted no more: whether it runs all the same, else its end."""
+        membership = job.membership
+        consumer = membership.consumer
+        if membership.lost or boottime() >= membership.deadline:
+            if not membership.wait_until_sure():
+                consumer.release_slot()
+                return False
+            if consumer.stopping:
+                # It was told to while this waited, and counts what runs: this would be cut off and run again.
+                consumer.give_back([job])
+                return False
+        if job.expires_ms is not None and intake.expired(job, consumer.around.clock):
+            # It waited here behind a handler that let nothing else run.
+            outcomes.expire(job, self._worker, self._keep)
+        elif consumer.revoked and job.delivery.message.id in consumer.revoked:
+            outcomes.revoke(job, outcomes.REVOKED_BEFORE, self._worker, self._keep)
+            known.log.info("REVOKED, does not run", about(job))
+        else:
+            return True
+        consumer.release_slot()
+        consumer.acker.put(job)
+        return False
+
+    def _prepare(self, lane: Lane, job: Job, known: Known, context: Context) -> float:
+        """Call the hooks that come before a run, and set its time limits. Returns when (boottime, s) it begins.
+
+        Raises PutOff, and what a loud hook raises.
+        """
+        number, message_id = job.membership.number, job.delivery.message.id
+        settings = lane.limits = known.handler.settings
+        if settings.timeout is not None:
+            self._timed += 1
+            if self._timed == 1:
+                self._watched.set()
+        if known.hooks is not None:
+            # What is waited for in there is nothing that the time limits of a run are about.
+            self._table.start(lane.index, number, message_id)
+            context.run(known.hooks.before, job)
+            intake.look_again(job)
+        if settings.timeout is not None:
+            lane.deadline = time.monotonic() + settings.timeout
+        limit = settings.hard_timeout
+        if limit is None:
+            self._table.start(lane.index, number, message_id)
+        else:
+            self._table.start(lane.index, number, message_id, time.monotonic() + limit, limit)
+        return boottime()
 
     def _decide(self, job: Job, error: BaseException) -> None:
         if job.handed:
@@ -327,20 +345,22 @@ class Executor:
 
     def _end(self, lane: Lane, job: Job, put_off: bool = False) -> None:
         """What was started has ended, however; nothing in here can fail or switch."""
-        assert job.handler is not None
         lane.job = lane.deadline = None
         self.running -= 1
         if not put_off:
             self.ran += 1
-        settings = job.handler.settings
-        if settings.timeout is not None:
-            self._timed -= 1
-        if settings.hard_timeout is not None and lane.marked is job:
-            self._table.end(lane.index)
+        limits = lane.limits
+        if limits is not None:
+            lane.limits = None
+            if limits.timeout is not None:
+                self._timed -= 1
+            if limits.hard_timeout is not None and lane.marked is job:
+                self._table.end(lane.index)
         membership = job.membership
-        membership.consumer.release_slot()
+        consumer = membership.consumer
+        consumer.release_slot()
         if not membership.lost:
-            membership.consumer.acker.put(job)
+            consumer.acker.put(job)
         if self.ran == self._most and not put_off:
             self._on_most()
 

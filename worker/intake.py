@@ -9,7 +9,7 @@ from taskstream.broker.group import Entry
 from taskstream.continuation import failed_before
 from taskstream.errors import InvalidMessage, TimeLimitExceeded, WorkerDied
 from taskstream.handler import QUEUE_GROUP, Handler
-from taskstream.message import DEATHS_HEADER, Delivery, Message, from_fields
+from taskstream.message import DEATHS_HEADER, Delivery, Message, from_fields, plain_message
 from taskstream.results.base import Failure
 from taskstream.ties import Tie, ties_of, ties_of_fields
 
@@ -27,9 +27,25 @@ if TYPE_CHECKING:
 
 def accept(consumer: Consumer, membership: Membership, entries: Sequence[Entry], *, run: bool = True) -> None:
     """Make jobs of ``entries`` that ``consumer`` now holds; give them back if not ``run``."""
+    subscription, around = consumer.subscription, consumer.around
+    stream, group, handler_for = subscription.stream, subscription.group, subscription.handler_for
+    jobs, slots, queue = membership.jobs, around.slots, around.queue
     for entry in entries:
         try:
-            _accept(consumer, membership, entry, run)
+            message = plain_message(entry.fields) if run else None
+            handler = handler_for(message.name) if message is not None else None
+            if message is None or handler is None or entry.deaths or entry.why:
+                _accept(consumer, membership, entry, run)
+                continue
+            # Nearly every message: nothing is said of it that could have it end without a run.
+            from_again, entry_id = entry.from_again, entry.entry_id
+            at = from_again, entry_id
+            if at not in jobs:
+                delivery = Delivery(message, stream, group, entry_id, entry.times, from_again)
+                job = jobs[at] = Job(membership, delivery, handler)
+                consumer.active += 1
+                slots.used += 1
+                queue.put(job)
         except Exception as error:
             _bury_strange(consumer, membership, entry, error)
 

@@ -83,9 +83,12 @@ class Hooks:
 
 
 class Known:
-    """What is kept for one handler; ``hooks`` is None where there are none to call."""
+    """What is kept for one handler; ``hooks`` is None where there are none to call.
 
-    __slots__ = ("handler", "hooks", "log", "ready")
+    ``watched``: there are, or its runs have time limits.
+    """
+
+    __slots__ = ("handler", "hooks", "log", "ready", "watched")
 
     def __init__(self, handler: Handler, found: Sequence[Middleware]) -> None:
         self.handler = handler
@@ -93,6 +96,8 @@ class Known:
         self.ready = False
         hooks = Hooks(found)
         self.hooks = hooks if hooks.any else None
+        settings = handler.settings
+        self.watched = hooks.any or settings.timeout is not None or settings.hard_timeout is not None
 
     def put_off(self, job: Job, error: PutOff, worker: str, keep: bool) -> None:
         """Decide the end of a message that a hook did not let run."""

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import gevent
 
+from taskstream.handler import Settings
+
 from .membership import Job
 from .table import Table
 
 
 class Lane:
-    """One standing greenlet: what it runs, and until when (monotonic s); ``marked`` is what the table says of it."""
+    """One standing greenlet: what it runs, and until when (monotonic s); ``marked`` is what the table says of it.
 
-    __slots__ = ("deadline", "greenlet", "index", "job", "marked", "table")
+    ``limits`` are the settings of what runs, where hooks or time limits are watched over; None for all else.
+    """
+
+    __slots__ = ("deadline", "greenlet", "index", "job", "limits", "marked", "table")
 
     def __init__(self, index: int, table: Table) -> None:
         self.index = index
@@ -19,6 +24,7 @@ class Lane:
         self.marked: Job | None = None
         self.job: Job | None = None
         self.deadline: float | None = None
+        self.limits: Settings | None = None
         self.greenlet: gevent.Greenlet[..., None] | None = None
 
     def forget(self, job: Job) -> None:

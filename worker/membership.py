@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import gevent
+import msgspec
 from gevent.lock import RLock
 
 from taskstream.broker.group import Call, ConsumerGroup
@@ -62,7 +63,7 @@ class Membership:
         return False
 
 
-class Job:
+class Job(msgspec.Struct, eq=False):
     """One message on its way through this process, from the read to the commit.
 
     ``move`` says how it ends: ``a`` ack, ``r`` retry after ``delay_ms`` (at ``due_ms`` if not 0) as ``payload``, ``g``
@@ -73,46 +74,27 @@ class Job:
     end is committed or the lane's next starts.
     ``ended``: it was revoked, and its run has been told. ``run`` is what hooks of its handler see of it, where it was
     made.
+
+    A struct because it is made for every message: one written in Python costs as much as reading the message does.
     """
 
-    __slots__ = (
-        "delay_ms",
-        "delivery",
-        "due_ms",
-        "ended",
-        "expires_ms",
-        "handed",
-        "handler",
-        "lane",
-        "membership",
-        "move",
-        "outcome",
-        "overran",
-        "payload",
-        "run",
-        "started_ms",
-        "successors",
-        "ties",
-    )
-
-    def __init__(self, membership: Membership, delivery: Delivery, handler: Handler | None) -> None:
-        self.membership = membership
-        self.delivery = delivery
-        self.handler = handler
-        self.move = ""
-        self.delay_ms = 0
-        self.due_ms = 0
-        self.ended = False
-        self.payload = ""
-        self.started_ms = 0
-        self.overran = False
-        self.handed = False
-        self.lane: Lane | None = None
-        self.run: Run | None = None
-        self.outcome: Outcome | None = None
-        self.successors: tuple[Follower, ...] = ()
-        self.ties: tuple[Tie, ...] = ()
-        self.expires_ms: int | None = None
+    membership: Membership
+    delivery: Delivery
+    handler: Handler | None
+    move: str = ""
+    delay_ms: int = 0
+    due_ms: int = 0
+    ended: bool = False
+    payload: str = ""
+    started_ms: int = 0
+    overran: bool = False
+    handed: bool = False
+    lane: Lane | None = None
+    run: Run | None = None
+    outcome: Outcome | None = None
+    successors: tuple[Follower, ...] = ()
+    ties: tuple[Tie, ...] = ()
+    expires_ms: int | None = None
 
     def seen(self) -> Run:
         """What hooks see of it; made at the first use."""

@@ -128,7 +128,8 @@ class Reading:
             slots.reserved -= reserved
         self.last_at = boottime()
         self._main_hot = bool(entries)
-        self._again_hot = any(entry.from_again for entry in entries)
+        # Those of `again` come first.
+        self._again_hot = bool(entries) and entries[0].from_again
         self.took_all = len(entries) < count
         if not entries:
             gevent.sleep(pause)

@@ -42,7 +42,7 @@ _TRIM = Script("trim")
 _FORGET = Script("forget")
 
 
-class Entry(NamedTuple):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """A stream entry handed to this consumer; ``times`` counts hand-outs of this entry, from 1.
 
     ``deaths`` and ``why`` are known of what was taken over: worker processes that died under the message, and
@@ -205,7 +205,7 @@ class ConsumerGroup:
         entries: list[Entry] = []
         for name, rows in reply or ():
             from_again = name != self.stream.encode()
-            entries += [Entry(from_again, str(row[0], "ascii"), row[1]) for row in rows]
+            entries += [Entry(from_again, str(entry_id, "ascii"), fields) for entry_id, fields in rows]
         return entries
 
     def feed(self, call: Call, count: int, turn: int) -> Fed:
