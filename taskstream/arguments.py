@@ -14,7 +14,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import isfinite
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -32,6 +32,9 @@ MISSING = "required, but not given."
 UNKNOWN = "there is no such argument."
 TWICE = "given twice, by position and by name."
 
+MOST_SHAPES = 100
+"""Of a task that is called in more ways than that, the others are looked at closer."""
+
 LATER = object()
 """An argument that is not known yet."""
 
@@ -45,7 +48,18 @@ class _Body(msgspec.Struct):
     kwargs: dict[str, Any] = {}
 
 
+_Scalar = Annotated[int, msgspec.Meta(ge=INT_MIN, le=INT_MAX)] | str | float | bool | None
+
+
+class _ScalarBody(msgspec.Struct, gc=False):
+    """The same of a call with nothing but scalars that JSON carries unchanged."""
+
+    args: list[_Scalar] = []
+    kwargs: dict[str, _Scalar] = {}
+
+
 _decode_body = msgspec.json.Decoder(_Body).decode
+_decode_scalars = msgspec.json.Decoder(_ScalarBody).decode
 decode_json: Callable[[bytes | msgspec.Raw], Any] = msgspec.json.Decoder().decode
 
 
@@ -118,6 +132,10 @@ class Arguments:
                     self._positional.append(slot)
                     self._named[slot.name] = slot
         self._plans = list(self._make_plans())
+        # Others would be decoded twice.
+        self._scalars = all(slot.plain for slot in (*self._positional, *self._named.values()))
+        self._shapes: set[tuple[Any, ...]] = set()
+        """What calls looked like that fit: how many arguments by position, names, and the types of all."""
 
     def _make_plans(self) -> Iterator[_Plan]:
         by_position = tuple(slot.plain for slot in self._positional)
@@ -167,6 +185,19 @@ class Arguments:
 
     def decode(self, body: bytes) -> tuple[Sequence[Any], Mapping[str, Any]]:
         """Positional and named arguments of their annotated types. Raises InvalidMessage saying what does not fit."""
+        if self._scalars:
+            try:
+                call: _ScalarBody | _Body = _decode_scalars(body)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                pass  # told below what it is
+            else:
+                args, kwargs = call.args, call.kwargs
+                # Whether scalars fit is a matter of their types alone.
+                shape = (len(args), *kwargs, *map(type, args), *map(type, kwargs.values()))
+                if shape in self._shapes:
+                    return args, kwargs
+                if len(self._shapes) < MOST_SHAPES and _plain(self._plans, args, kwargs):
+                    self._shapes.add(shape)
         try:
             call = _decode_body(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
