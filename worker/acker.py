@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from itertools import chain
+from operator import attrgetter
 
 import gevent
 import redis
@@ -25,6 +27,11 @@ from .membership import Job, Membership
 from .successors import Successors
 
 BATCH = 1_000
+
+# Told of a thousand jobs in one step of C.
+_membership_of = attrgetter("membership")
+_successors_of = attrgetter("successors")
+_lane_of = attrgetter("lane")
 
 
 class Acker:
@@ -104,40 +111,51 @@ class Acker:
         """The first of what is done, all of one membership."""
         done = self._done
         membership = done[0].membership
-        batch: list[Job] = []
+        if len(done) <= BATCH and all(one is membership for one in set(map(_membership_of, done))):
+            batch = list(done)
+            done.clear()
+            return membership, batch
+        batch = []
         while done and len(batch) < BATCH and done[0].membership is membership:
             batch.append(done.popleft())
         return membership, batch
 
     def _finish(self, membership: Membership, jobs: list[Job]) -> None:
-        outcomes = [job.outcome for job in jobs if job.outcome is not None]
-        if outcomes and self._keeper is not None and not self._keeper.keep(membership, outcomes):
-            return
-        followers = [follower for job in jobs for follower in job.successors]
+        if self._keeper is not None:
+            outcomes = [job.outcome for job in jobs if job.outcome is not None]
+            if outcomes and not self._keeper.keep(membership, outcomes):
+                return
+        followers = list(chain.from_iterable(map(_successors_of, jobs)))
         if followers and not self._successors.publish(membership, followers):
             return
-        if not self._commit(membership, jobs):
+        delays: list[int] = []
+        if not self._commit(membership, jobs, delays):
             return
         held = membership.jobs
         for job in jobs:
-            held.pop((job.delivery.from_again, job.delivery.entry_id), None)
-            if job.lane is not None:
-                job.lane.forget(job)
-        delays = [job.delay_ms for job in jobs if job.move == "r"]
+            held.pop(job.at, None)
+        for lane in set(map(_lane_of, jobs)):
+            if lane is not None:
+                lane.forget_committed(membership)
         if delays:
             self._on_retry(min(delays))
         membership.consumer.notice_room()
 
-    def _commit(self, membership: Membership, jobs: list[Job]) -> bool:
+    def _commit(self, membership: Membership, jobs: list[Job], delays: list[int]) -> bool:
+        """``delays`` gets those (ms) of what will be tried again."""
         batch = Batch()
+        acks = batch.main_acks
         for job in jobs:
             delivery, ties = job.delivery, job.ties
             if job.move == "a":
                 if delivery.deaths or ties:
                     batch.ack_suspect(delivery.from_again, delivery.entry_id, delivery.message.id, ties)
+                elif delivery.from_again:
+                    batch.again_acks.append(delivery.entry_id)
                 else:
-                    batch.ack(delivery.from_again, delivery.entry_id)
+                    acks.append(delivery.entry_id)
             elif job.move == "r":
+                delays.append(job.delay_ms)
                 when = f"@{job.due_ms}" if job.due_ms else job.delay_ms
                 batch.retry(delivery.from_again, delivery.entry_id, delivery.message.id, when, job.payload, ties)
             elif job.move == "g":

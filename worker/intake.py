@@ -42,7 +42,7 @@ def accept(consumer: Consumer, membership: Membership, entries: Sequence[Entry],
             at = from_again, entry_id
             if at not in jobs:
                 delivery = Delivery(message, stream, group, entry_id, entry.times, from_again)
-                job = jobs[at] = Job(membership, delivery, handler)
+                job = jobs[at] = Job(membership, delivery, handler, at)
                 consumer.active += 1
                 slots.used += 1
                 queue.put(job)
@@ -58,7 +58,7 @@ def _bury_strange(consumer: Consumer, membership: Membership, entry: Entry, erro
         return
     stream, group = consumer.subscription.stream, consumer.subscription.group
     message = known.delivery.message if known is not None else Message(f"entry-{entry.entry_id}", "", b"")
-    job = Job(membership, Delivery(message, stream, group, entry.entry_id, entry.times, entry.from_again), None)
+    job = Job(membership, Delivery(message, stream, group, entry.entry_id, entry.times, entry.from_again), None, at)
     job.ties = _ties_of_entry(stream, group, entry)
     membership.jobs[at] = job
     told = outcomes.describe(error)
@@ -73,7 +73,8 @@ def _accept(consumer: Consumer, membership: Membership, entry: Entry, run: bool)
     around, subscription = consumer.around, consumer.subscription
     stream, group = subscription.stream, subscription.group
     jobs, slots, queue, acker = membership.jobs, around.slots, around.queue, consumer.acker
-    if (entry.from_again, entry.entry_id) in jobs:
+    at = entry.from_again, entry.entry_id
+    if at in jobs:
         return  # handed out once more to the same consumer: an operator has set the group back
     unreadable = None
     try:
@@ -93,13 +94,13 @@ def _accept(consumer: Consumer, membership: Membership, entry: Entry, run: bool)
         message, stream, group, entry.entry_id, message.deliveries + entry.times, entry.from_again, deaths
     )
     handler = subscription.handler_for(message.name)
-    job = Job(membership, delivery, handler)
+    job = Job(membership, delivery, handler, at)
     job.overran = bool(entry.why)
     if message.expires_in_ms is not None or message.expires_ms is not None:
         job.expires_ms = delivery.expires_ms
     if message.headers and failed is None and group == QUEUE_GROUP:
         job.ties = ties_of(stream, message.id, message.headers)
-    jobs[entry.from_again, entry.entry_id] = job
+    jobs[at] = job
     if unreadable is not None:
         job.ties = _ties_of_entry(stream, group, entry)
         outcomes.bury_unreadable(job, entry.fields, unreadable, around.worker)

@@ -6,7 +6,7 @@ import gevent
 
 from taskstream.handler import Settings
 
-from .membership import Job
+from .membership import Job, Membership
 from .table import Table
 
 
@@ -32,3 +32,9 @@ class Lane:
         if self.marked is job:
             self.marked = None
             self.table.finish(self.index)
+
+    def forget_committed(self, membership: Membership) -> None:
+        """A batch of ``membership`` was committed: what it held no longer is no doing of this process either."""
+        job = self.marked
+        if job is not None and job.membership is membership and job.at not in membership.jobs:
+            self.forget(job)

@@ -66,6 +66,7 @@ class Membership:
 class Job(msgspec.Struct, eq=False):
     """One message on its way through this process, from the read to the commit.
 
+    ``at`` is where it was read: whether from `again`, and its entry id.
     ``move`` says how it ends: ``a`` ack, ``r`` retry after ``delay_ms`` (at ``due_ms`` if not 0) as ``payload``, ``g``
     give back as ``payload``, ``w`` wait for a slot as ``payload``, ``d`` dead letter ``payload``. ``overran``: it was
     handed out because its process was ended over it, for which nobody ever counts a death. ``handed``: its end is
@@ -81,6 +82,7 @@ class Job(msgspec.Struct, eq=False):
     membership: Membership
     delivery: Delivery
     handler: Handler | None
+    at: tuple[bool, str] = (False, "")
     move: str = ""
     delay_ms: int = 0
     due_ms: int = 0
