@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import time
+from collections.abc import Callable
 
-_clock_gettime = time.clock_gettime
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
-def boottime() -> float:
-    """Seconds on CLOCK_BOOTTIME (CLOCK_MONOTONIC where the system has no such clock)."""
-    return _clock_gettime(_CLOCK)
+boottime: Callable[[], float] = functools.partial(time.clock_gettime, _CLOCK)
+"""Seconds on CLOCK_BOOTTIME (CLOCK_MONOTONIC where the system has no such clock). No function of Python, since it is
+asked twice a message."""

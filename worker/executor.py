@@ -64,6 +64,8 @@ class Executor:
         builtins: Callable[[Handler], Sequence[Middleware]] = lambda handler: (),
     ) -> None:
         self._queue: SimpleQueue[Job] = SimpleQueue()
+        self.put: Callable[[Job], None] = self._queue.put
+        """Queue a job."""
         self._lanes = [Lane(index, table) for index in range(concurrency)]
         self._worker = worker
         self._table = table
@@ -91,10 +93,6 @@ class Executor:
         for lane in self._lanes:
             self._stand(lane)
         gevent.spawn(self._watch)
-
-    def put(self, job: Job) -> None:
-        """Queue a job."""
-        self._queue.put(job)
 
     def run_waiting(self) -> int:
         """Run what waits here in the caller's own thread, for a worker that is taken step by step; return how many.
@@ -259,7 +257,10 @@ class Executor:
             lane.deadline = None
             if not job.handed:
                 job.successors = successors
-                outcomes.succeed(job, dumped, self._worker, keep)
+                if keep:
+                    outcomes.succeed(job, dumped, self._worker, keep)
+                else:
+                    job.move = "a"
         except PutOff as reason:
             put_off = True
             known.put_off(job, reason, self._worker, self._keep)

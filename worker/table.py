@@ -19,9 +19,13 @@ _HEAD = struct.Struct("<dd")  # last heartbeat, shortest hard_timeout of all han
 _BEAT = struct.Struct("<d")
 _ID_SIZE = 128
 _TIME = struct.Struct("<d")
-_NUMBER = struct.Struct("<I")  # membership number + 1, 0 while the slot is free
-_BODY = struct.Struct(f"<ddB{_ID_SIZE}s")  # deadline or 0, hard_timeout, length of the id, the id
-_SLOT = _NUMBER.size + _BODY.size
+_NUMBER = struct.Struct("<I")
+# Deadline or 0, hard_timeout, length of the id, the id; and last, because a struct is packed from its front to its end,
+# membership number + 1, 0 while the slot is free.
+_FILLED = struct.Struct(f"<ddB{_ID_SIZE}sI")
+_SLOT = _FILLED.size
+_pack_number, _fill = _NUMBER.pack_into, _FILLED.pack_into
+_NUMBER_AT = _SLOT - _NUMBER.size
 
 
 class Started(NamedTuple):
@@ -59,7 +63,8 @@ class Table:
 
     def __init__(self, fd: int, slots: int) -> None:
         self._map = mmap.mmap(fd, _HEAD.size + slots * _SLOT)
-        self._slots = slots
+        self._places = [_HEAD.size + slot * _SLOT for slot in range(slots)]
+        self._numbers = [place + _NUMBER_AT for place in self._places]
 
     def beat(self, now: float) -> None:
         """Say that the process is alive at boottime ``now`` (s)."""
@@ -79,31 +84,28 @@ class Table:
 
     def start(self, slot: int, membership: int, message_id: str, deadline: float = 0.0, limit: float = 0.0) -> None:
         """Mark ``message_id`` as started in ``slot``, under the process' membership number ``membership``."""
-        raw = message_id.encode()
-        at = _HEAD.size + slot * _SLOT
-        _NUMBER.pack_into(self._map, at, 0)
-        _BODY.pack_into(self._map, at + _NUMBER.size, deadline, limit, min(len(raw), _ID_SIZE), raw)
-        _NUMBER.pack_into(self._map, at, membership + 1)
+        raw = message_id.encode()[:_ID_SIZE]
+        _pack_number(self._map, self._numbers[slot], 0)
+        _fill(self._map, self._places[slot], deadline, limit, len(raw), raw, membership + 1)
 
     def end(self, slot: int) -> None:
         """What ``slot`` holds has ended: nothing limits it any more, but until its commit a death may be its doing."""
-        _TIME.pack_into(self._map, _HEAD.size + slot * _SLOT + _NUMBER.size, 0.0)
+        _TIME.pack_into(self._map, self._places[slot], 0.0)
 
     def finish(self, slot: int) -> None:
         """Mark ``slot`` as free."""
-        _NUMBER.pack_into(self._map, _HEAD.size + slot * _SLOT, 0)
+        _pack_number(self._map, self._numbers[slot], 0)
 
     def started(self) -> Iterator[Started]:
         """Every started message. One that starts or ends while it is looked at is left out."""
-        for at in range(_HEAD.size, _HEAD.size + self._slots * _SLOT, _SLOT):
-            number = _NUMBER.unpack_from(self._map, at)[0]
+        for at, number_at in zip(self._places, self._numbers, strict=True):
+            number = _NUMBER.unpack_from(self._map, number_at)[0]
             if not number:
                 continue
             seen = self._map[at : at + _SLOT]
             if seen != self._map[at : at + _SLOT]:
                 continue
-            deadline, limit, length, raw = _BODY.unpack_from(seen, _NUMBER.size)
-            number = _NUMBER.unpack_from(seen)[0]
+            deadline, limit, length, raw, number = _FILLED.unpack(seen)
             if number:
                 yield Started(number - 1, raw[:length].decode(errors="replace"), deadline, limit)
 

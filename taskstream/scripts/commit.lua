@@ -17,16 +17,11 @@
 -- Returns {-1} and does nothing if the consumer's lease is missing, given up, taken or only one of grace (see sweep); else {1, 1 if watched}.
 -- XACK ignores who owns an entry, so the lease is the fence. Under a live lease an XACK that answers 0 means
 -- that an earlier commit of this consumer landed and its reply was lost: its other half landed with it.
--- include: ranking
--- include: ordered
--- include: turns
 local group, consumer = ARGV[1], ARGV[2]
 local score = redis.call('ZSCORE', KEYS[3], consumer)
 if not score or tonumber(score) < 2 or tonumber(score) % 1 ~= 0 then
   return {-1}
 end
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 -- An entry of the stream may go as soon as it is done if this group is the only one; seen here, inside the
 -- script, because a group created between a check and the removal would find nothing.
@@ -47,6 +42,26 @@ for source = 1, 2 do
     at = at + n[source]
   end
 end
+
+local function told()
+  local watched = redis.call('EXISTS', KEYS[8])
+  if watched == 1 and ARGV[4] ~= '' then
+    redis.call('PUBLISH', ARGV[3], ARGV[4])
+  end
+  return {1, watched}
+end
+
+-- Nearly every batch is acks and nothing else; what follows makes a dozen functions first.
+if at > #ARGV then
+  return told()
+end
+
+-- include: ranking
+-- include: ordered
+-- include: turns
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 -- Of the move that is being made: where the message was held, and b.
 local held_at, payload
@@ -110,7 +125,7 @@ local function wrong(i, kind)
     return redis.error_reply('WRONGTYPE ' .. KEYS[i] .. ' is a ' .. found .. ' and should be a ' .. kind)
   end
 end
-for i, kind in pairs(at <= #ARGV and {[2] = 'stream', [4] = 'zset', [5] = 'hash', [6] = 'zset', [7] = 'hash'} or {}) do
+for i, kind in pairs({[2] = 'stream', [4] = 'zset', [5] = 'hash', [6] = 'zset', [7] = 'hash'}) do
   local problem = wrong(i, kind)
   if problem then
     return problem
@@ -165,8 +180,4 @@ while at <= #ARGV do
   at = at + 7
 end
 
-local watched = redis.call('EXISTS', KEYS[8])
-if watched == 1 and ARGV[4] ~= '' then
-  redis.call('PUBLISH', ARGV[3], ARGV[4])
-end
-return {1, watched}
+return told()
