@@ -1,25 +1,21 @@
 """How long an idle system takes from a POST being sent to its message having been processed.
 
-    python benchmarks/latency.py [--count 500] [--per-second 50]
+    python -m benchmarks.latency [--count 500] [--per-second 50]
 
 A POST event publishes to a stream; a STREAM event takes it and appends how long ago the request was sent (one host, one
 clock) to a file. Results are kept on disk with fsync at every commit, log level WARNING, two worker processes, two web
-processes. Prints JSON lines and a Markdown table.
+processes.
 """
 
 from __future__ import annotations
 
-import argparse
 import http.client
 import json
-import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 
-from taskstream.embedded import EmbeddedBroker
+from benchmarks.apps import CONFIG_FILES, Files
+from benchmarks.harness import Column, Figures, Pool, app_folder, parser, percentiles, server, until
 
 PORT = 8043
 PATH = "/api/latency-app/1x0/send"
@@ -60,19 +56,17 @@ def take(stamp: Stamp, context: EventContext) -> None:
 """
 
 
-def write_app(folder: Path) -> None:
-    """The app and its configuration."""
-    package = folder / "latency_app"
-    package.mkdir()
-    for name, text in {"__init__": "", "send": SEND, "receive": RECEIVE}.items():
-        (package / f"{name}.py").write_text(text)
-    events = {
-        "send": {"type": "POST", "write_stream": {"name": "latency"}},
-        "receive": {"type": "STREAM", "read_stream": {"name": "latency", "consumer_group": "latency"}},
-    }
-    config = {"app": {"name": "latency-app", "version": "1.0"}, "events": events}
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "server.json").write_text(json.dumps({"logging": {"log_level": "WARNING"}}))
+EVENTS = {
+    "send": {"type": "POST", "write_stream": {"name": "latency"}},
+    "receive": {"type": "STREAM", "read_stream": {"name": "latency", "consumer_group": "latency"}},
+}
+APP: Files = {
+    "latency_app/__init__.py": "",
+    "latency_app/send.py": SEND,
+    "latency_app/receive.py": RECEIVE,
+    "config.json": {"app": {"name": "latency-app", "version": "1.0"}, "events": EVENTS},
+    "server.json": {"logging": {"log_level": "WARNING"}},
+}
 
 
 def send(count: int, per_second: float) -> list[float]:
@@ -93,54 +87,42 @@ def send(count: int, per_second: float) -> list[float]:
     return took
 
 
-def wait_until_served(process: subprocess.Popen[bytes]) -> None:
-    """Until a request is answered."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            send(1, 1000)
-            return
-        except OSError:
-            time.sleep(0.1)
-    raise SystemExit("the system does not serve")
+def served() -> bool:
+    """Whether a request is answered."""
+    try:
+        send(1, 1000)
+    except OSError:
+        return False
+    return True
+
+
+def waits(folder: Path) -> list[float]:
+    """How long each message that was processed had been under way (s)."""
+    return [float(line) for line in (folder / "latency.txt").read_text().split()]
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--count", type=int, default=500)
-    parser.add_argument("--per-second", type=float, default=50.0)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as home, EmbeddedBroker(Path(home)) as broker:
-        folder = Path(home)
-        write_app(folder)
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "taskstream.cli", "run", "--start-streams", "--port", str(PORT)),
-                *("--config-files=server.json,config.json", "--broker", broker.url),
-            ],
-            cwd=folder,
-            stdout=subprocess.DEVNULL,
-        )
+    command = parser(__doc__, count=500)
+    command.add_argument("--per-second", type=float, default=50.0)
+    options = command.parse_args()
+    columns = [Column("p50_ms", "p50 ms", 2), Column("p99_ms", "p99 ms", 2), Column("max_ms", "most ms", 2)]
+    figures = Figures(["idle, one message"], columns, options.out)
+    with server() as url, app_folder(APP) as folder:
+        wanted = ("run", "--start-streams", "--port", str(PORT), CONFIG_FILES, "--broker", url)
+        system = Pool(wanted, folder)
         try:
-            wait_until_served(process)
+            until(served, "the system serves", system)
             send(50, options.per_second)
-            before = len((folder / "latency.txt").read_text().split())
+            until(lambda: len(waits(folder)) >= 51, "the first are processed", system)
             answers = send(options.count, options.per_second)
-            deadline = time.monotonic() + 10
-            while True:
-                found = [float(line) for line in (folder / "latency.txt").read_text().split()]
-                if len(found) >= before + options.count or time.monotonic() > deadline:
-                    break
-                time.sleep(0.05)
+            until(lambda: len(waits(folder)) >= options.count + 51, "all are processed", system)
+            processed = waits(folder)[-options.count :]
         finally:
-            process.terminate()
-            process.wait()
-    processed = found[-options.count :]
-    print("| idle, one message | p50 ms | p99 ms | most ms |\n|---|---:|---:|---:|")
+            system.stop()
     for name, values in (("POST answered", answers), ("POST sent to processed", processed)):
-        cuts = statistics.quantiles(values, n=100)
-        print(f"| {name} | {cuts[49] * 1000:.2f} | {cuts[98] * 1000:.2f} | {max(values) * 1000:.2f} |")
+        figures.add({"idle, one message": name, **percentiles(values)})
+    figures.show()
 
 
 if __name__ == "__main__":

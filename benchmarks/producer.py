@@ -1,46 +1,32 @@
 """How fast a producer is: `delay()` and `enqueue_many` beside raw XADD through redis-py, in one interleaved run.
 
-    python benchmarks/producer.py [--rounds 7] [--one 3000] [--many 30000] [--broker redis://…]
+    python -m benchmarks.producer [--rounds 7] [--one 3000] [--many 30000] [--broker redis://…]
 
 Raw means `client.xadd(stream, {"d": json.dumps(body)})`, one by one and in pipelines of 100, with hiredis. Each round
-measures every way once, in an order that turns, so that a busy moment of the machine hits all alike; a figure is the
-median of the rounds, a share is of the raw way beside it. Starts its own Valkey unless given a broker, whose streams
-`producer-benchmark` and `producer-benchmark-raw` it then deletes. One JSON line per figure, then a Markdown table.
+measures every way once, raw and ours one after the other, which is first turning from round to round, so that a busy
+moment of the machine hits both alike; a figure is the median of the rounds, a share is of the raw way beside it. Starts
+its own Valkey unless given a broker, whose streams `producer-benchmark` and `producer-benchmark-raw` it then deletes.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import json
-import statistics
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import redis
 
+from benchmarks.harness import Column, Figures, parser, server
 from taskstream import Taskstream
-from taskstream.embedded import EmbeddedBroker
 
 STREAM = "producer-benchmark"
 RAW = f"{STREAM}-raw"
 TEXT = "hello world"
+RAW_OF = {"delay()": "raw XADD", "enqueue_many": "raw XADD, pipelined"}
 
 
 def noop(id: int, text: str) -> None:
     """The task that is sent; nothing runs it."""
-
-
-@contextlib.contextmanager
-def server(url: str | None) -> Iterator[str]:
-    """The URL of a server: the one given, or one of our own."""
-    if url is not None:
-        yield url
-        return
-    with tempfile.TemporaryDirectory() as folder, EmbeddedBroker(Path(folder)) as broker:
-        yield broker.url
 
 
 def raw_pipelined(client: redis.Redis, count: int) -> None:
@@ -54,12 +40,9 @@ def raw_pipelined(client: redis.Redis, count: int) -> None:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--one", type=int, default=3_000, help="messages sent one by one in a round")
-    parser.add_argument("--many", type=int, default=30_000, help="messages sent together in a round")
-    parser.add_argument("--broker")
-    options = parser.parse_args()
+    command = parser(__doc__, rounds=7, one=3_000, many=30_000)
+    command.add_argument("--broker", metavar="URL", help="a server to use instead of one of our own")
+    options = command.parse_args()
     with server(options.broker) as url, redis.Redis.from_url(url) as client:
         app = Taskstream(STREAM, broker=url)
         task = app.task(noop)
@@ -80,31 +63,27 @@ def main() -> None:
                 lambda: app.enqueue_many(task.s(id=n, text=TEXT) for n in range(options.many)),
             ),
         }
-        rates: dict[str, list[float]] = {name: [] for name in ways}
-        cpu: dict[str, list[float]] = {name: [] for name in ways}
-        order = list(ways)
+        columns = [
+            Column("per_s", "messages/s"),
+            Column("share", "share of raw", 2),
+            Column("cpu_us", "client CPU µs each", 1),
+        ]
+        figures = Figures(["way"], columns, options.out)
+        found: dict[str, dict[str, float]] = {}
         for turn in range(options.rounds + 1):
-            for name in order:
+            # Raw and ours one after the other, which is first turning from round to round.
+            for name in ways if turn % 2 else ("delay()", "raw XADD", "enqueue_many", "raw XADD, pipelined"):
                 count, run = ways[name]
-                cpu_before, before = time.process_time(), time.perf_counter()
+                cpu, began = time.process_time(), time.perf_counter()
                 run()
-                elapsed, used = time.perf_counter() - before, time.process_time() - cpu_before
+                elapsed, used = time.perf_counter() - began, time.process_time() - cpu
                 if turn:  # the first round warms up
-                    rates[name].append(count / elapsed)
-                    cpu[name].append(used / count * 1e6)
-            order = order[1:] + order[:1]
+                    found[name] = {"per_s": count / elapsed, "cpu_us": used / count * 1e6}
+            for name, row in found.items():
+                figures.add({"way": name, **row, "share": row["per_s"] / found[RAW_OF.get(name, name)]["per_s"]})
             client.delete(STREAM, RAW)
         app.close()
-
-    table = ["| way | messages/s | share of raw | CPU of the client, µs a message |", "| --- | --- | --- | --- |"]
-    for raw, ours in (("raw XADD", "delay()"), ("raw XADD, pipelined", "enqueue_many")):
-        for name in (raw, ours):
-            rate, spent = statistics.median(rates[name]), statistics.median(cpu[name])
-            share = statistics.median(a / b for a, b in zip(rates[name], rates[raw], strict=True))
-            figure = {"way": name, "per_s": round(rate), "share": round(share, 3), "cpu_us": round(spent, 1)}
-            print(json.dumps(figure))
-            table.append(f"| {name} | {rate:,.0f} | {share:.0%} | {spent:.1f} |")
-    print("\n".join(["", *table]))
+    figures.show()
 
 
 if __name__ == "__main__":
