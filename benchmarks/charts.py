@@ -9,13 +9,12 @@ growth. Figures are medians. Measures nothing; the same lines make the same file
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 
 from benchmarks import svg
-from benchmarks.harness import ROOT, Row
+from benchmarks.harness import ROOT
 from benchmarks.peers import report
 
 BARS = {
@@ -38,7 +37,7 @@ GROWTH = {
 }
 
 
-def medians(rows: list[Row], key: str, figure: str) -> dict[str, float]:
+def medians(rows: Sequence[report.Row], key: str, figure: str) -> dict[str, float]:
     """By what ``key`` says, the median of a figure."""
     found: dict[str, list[float]] = {}
     for row in rows:
@@ -48,7 +47,7 @@ def medians(rows: list[Row], key: str, figure: str) -> dict[str, float]:
     return {name: median(values) for name, values in found.items()}
 
 
-def growth(rows: list[Row], what: str) -> dict[str, list[tuple[float, float]]]:
+def growth(rows: Sequence[report.Row], what: str) -> dict[str, list[tuple[float, float]]]:
     """CPU for each message by how much has piled up."""
     mine = [row for row in rows if row.get("growth") == what]
     series = {}
@@ -59,7 +58,7 @@ def growth(rows: list[Row], what: str) -> dict[str, list[tuple[float, float]]]:
     return series
 
 
-def drawn(rows: list[Row]) -> Iterator[tuple[str, str]]:
+def drawn(rows: Sequence[report.Row]) -> Iterator[tuple[str, str]]:
     """Name and text of each chart."""
     for name, (key, figure, title, unit) in BARS.items():
         values = medians(rows, key, figure)
@@ -82,9 +81,7 @@ def main() -> None:
     command.add_argument("files", nargs="+", type=Path)
     command.add_argument("--folder", type=Path, default=ROOT / "docs" / "charts")
     options = command.parse_args()
-    rows = [
-        json.loads(line) for file in options.files for line in file.read_text().splitlines() if line.startswith("{")
-    ]
+    rows = report.read(options.files)
     options.folder.mkdir(parents=True, exist_ok=True)
     for name, text in drawn(rows):
         (options.folder / f"{name}.svg").write_text(text, encoding="utf-8")

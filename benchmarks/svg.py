@@ -73,9 +73,10 @@ def lines(title: str, x_title: str, y_title: str, series: Mapping[str, Points]) 
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, x_title, "muted", "middle"))
     along = WIDTH - RIGHT - sum(22 + len(name) * 6.6 for name in series)
     for (name, points), color in zip(series.items(), COLORS, strict=False):
-        path = " ".join("{:.1f},{:.1f}".format(*at(x, y)) for x, y in sorted(points))
+        places = [at(x, y) for x, y in sorted(points)]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
-        parts += ['<circle cx="{:.1f}" cy="{:.1f}" r="3" fill="{}"/>'.format(*at(x, y), color) for x, y in points]
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{color}"/>' for x, y in places]
         parts.append(f'<rect x="{along:.1f}" y="32" width="10" height="10" rx="2" fill="{color}"/>')
         parts.append(_text(along + 14, 41, name))
         along += 22 + len(name) * 6.6

@@ -27,7 +27,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.harness import ROOT, emit
@@ -175,11 +175,6 @@ def measure(options: argparse.Namespace) -> None:
     print(f"\n{report.markdown(rows)}")
 
 
-def read(files: Iterable[Path]) -> list[dict[str, object]]:
-    """The JSON lines of all files."""
-    return [json.loads(line) for file in files for line in file.read_text().splitlines() if line.startswith("{")]
-
-
 def parsed() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -221,7 +216,7 @@ def main() -> None:
     """Do what the command line says."""
     options = parsed()
     if options.command in ("report", "targets"):
-        print((report.markdown if options.command == "report" else targets.markdown)(read(options.files)))
+        print((report.markdown if options.command == "report" else targets.markdown)(report.read(options.files)))
         return
     options.home = options.home.resolve()
     options.home.mkdir(parents=True, exist_ok=True)

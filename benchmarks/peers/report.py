@@ -1,9 +1,11 @@
-"""JSON lines → medians, and Markdown tables of them. Reads nothing and measures nothing."""
+"""JSON lines → medians, and Markdown tables of them. Measures nothing."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 
 Row = Mapping[str, object]
@@ -127,6 +129,11 @@ def _merged(made: Merged, rows: list[Row]) -> Merged:
         rates = [float(value) for row in good if isinstance(value := row.get("per_s"), int | float)]
         made.figures["range"] = f"{min(rates):,.0f}-{max(rates):,.0f}" if rates else ""
     return made
+
+
+def read(files: Iterable[Path]) -> list[Row]:
+    """The JSON lines of all files, in whatever else they hold."""
+    return [json.loads(line) for file in files for line in file.read_text().splitlines() if line.startswith("{")]
 
 
 def shown(value: object) -> str:
