@@ -1,44 +1,73 @@
-"""The tutorial's POST at 16 clients: Taskstream beside hopeit.engine on one machine, in one interleaved run.
+"""POSTs from 16 clients: Taskstream beside hopeit.engine, and the web's CPU beside a bare Flask view, in one run.
 
-    python benchmarks/post.py [--seconds 5] [--rounds 3] [--clients 16] [--hopeit PYTHON]
+    python -m benchmarks.post [--seconds 5] [--rounds 3] [--clients 16] [--hopeit PYTHON]
 
-Both serve the very same modules (tests/acceptance/tutorial_app; for hopeit.engine 0.30 with the package name in the
-imports changed and the decorator and configuration it now asks for), both consume the stream while they serve, both
-log at INFO to a file. `--hopeit` names the Python of an environment that has
-`hopeit.engine[web,cli,redis-streams,fs-storage]`; without it one is made. Needs `wrk` on PATH. Starts its own Valkey.
-One JSON line per figure, then a Markdown table of medians; CPU is that of the whole process tree, workers included.
+`taskstream` and `hopeit.engine` serve the very same modules (tests/acceptance/tutorial_app; for hopeit.engine 0.30 with
+the package name in the imports changed and the decorator and configuration it now asks for), both consume the stream
+while they serve, both log at INFO to a file. The others serve only: `web, event` the same POST, `web, task` a call of
+a task, `web, bare Flask` one view that returns a constant, all by `taskstream web`'s server with its default processes
+and threads. `--hopeit` names the Python of an environment that has
+`hopeit.engine[web,cli,redis-streams,fs-storage]`; without it one is made. Starts its own Valkey. CPU is that of the
+whole process tree of a system, the client's is beside it.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import re
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 
-import psutil
-
+from benchmarks.harness import Column, Figures, cpu_s, parser, server, turns
+from benchmarks.http_load import drive, post_request
 from taskstream.broker import Broker
-from taskstream.embedded import EmbeddedBroker
+from taskstream_webapp.server import ServeOptions
 
 TUTORIAL = Path(__file__).parents[1] / "tests" / "acceptance" / "tutorial_app"
-PATH = "/api/my-streaming-app/1x0/send-message"
-BODY = '{"text": "valid text"}'
-WRK = f"""
-wrk.method = "POST"
-wrk.body = '{BODY}'
-wrk.headers["Content-Type"] = "application/json"
+EVENT = ("/api/my-streaming-app/1x0/send-message", b'{"text": "valid text"}')
+REQUESTS = {
+    "taskstream": EVENT,
+    "hopeit.engine": EVENT,
+    "web, event": EVENT,
+    "web, task": ("/api/tasks/shop.note", b'{"kwargs": {"id": 123, "text": "hello world"}}'),
+    "web, bare Flask": ("/", b""),
+}
+PORTS = {name: 8041 + number for number, name in enumerate(REQUESTS)}
+START_S = 120.0
+JOBS = """
+from taskstream import Taskstream
+
+app = Taskstream("shop")
+
+
+@app.task
+def note(id: int, text: str) -> None:
+    pass
 """
-PORTS = {"taskstream": 8041, "hopeit.engine": 8042}
+BARE = """
+from flask import Flask
+
+app = Flask(__name__)
+
+
+@app.post("/")
+def nothing():
+    return "{}"
+"""
+COLUMNS = [
+    Column("per_s", "requests/s"),
+    Column("p50_ms", "p50 ms", 1),
+    Column("p99_ms", "p99 ms", 1),
+    Column("cpu_us", "CPU µs a request"),
+    Column("client_us", "client's CPU µs"),
+    Column("failed", "failed"),
+]
 
 
 def make_hopeit_environment(folder: Path) -> str:
@@ -80,46 +109,59 @@ def write_hopeit(folder: Path, broker_url: str) -> None:
         (folder / f"{name}.json").write_text(json.dumps(content))
 
 
-def command(name: str, hopeit_python: str) -> list[str]:
+def write(name: str, folder: Path, broker_url: str) -> None:
+    """What a system serves."""
+    if name == "hopeit.engine":
+        write_hopeit(folder, broker_url)
+    elif name == "web, task":
+        (folder / "jobs.py").write_text(JOBS)
+    elif name == "web, bare Flask":
+        (folder / "bare.py").write_text(BARE)
+    else:
+        write_taskstream(folder, broker_url)
+
+
+def command(name: str, hopeit_python: str, broker_url: str) -> list[str]:
     """How to start it."""
     port = str(PORTS[name])
-    if name == "taskstream":
-        return [
-            *(sys.executable, "-m", "taskstream.cli", "run", "--start-streams"),
-            *("--config-files=server.json,config.json", "--port", port),
-        ]
-    return [
-        *(str(Path(hopeit_python).parent / "hopeit_server"), "run", "--start-streams"),
-        *("--config-files=server.json,plugin.json,config.json", "--port", port),
-    ]
-
-
-def post(port: int) -> bool:
-    """Whether a POST is answered."""
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}{PATH}", BODY.encode(), {"Content-Type": "application/json"}
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=2) as response:
-            return bool(response.status == 200)
-    except OSError:
-        return False
+    ours = (sys.executable, "-m", "taskstream.cli")
+    files = "--config-files=server.json,config.json"
+    default = {field.name: str(field.default) for field in fields(ServeOptions)}
+    match name:
+        case "taskstream":
+            return [*ours, "run", "--start-streams", files, "--port", port]
+        case "web, event":
+            return [*ours, "web", files, "--port", port]
+        case "web, task":
+            return [*ours, "web", "-A", "jobs:app", "--broker", broker_url, "--port", port]
+        case "web, bare Flask":
+            return [
+                *(sys.executable, "-m", "granian", "--interface", "wsgi", "--http", "1", "--no-log", "--port", port),
+                *("--workers", default["processes"], "--blocking-threads", default["threads"], "bare:app"),
+            ]
+    hopeit = str(Path(hopeit_python).parent / "hopeit_server")
+    return [hopeit, "run", "--start-streams", "--config-files=server.json,plugin.json,config.json", "--port", port]
 
 
 @contextmanager
-def running(name: str, folder: Path, hopeit_python: str) -> Iterator[psutil.Process]:
-    """The system, up and serving."""
+def running(name: str, folder: Path, hopeit_python: str, broker_url: str) -> Iterator[int]:
+    """The system, up and warm; its process id."""
+    environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(folder), "PYTHONPATH": "."}
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
-            command(name, hopeit_python), cwd=folder, stdout=log, stderr=log, env=environment(folder)
+            command(name, hopeit_python, broker_url), cwd=folder, stdout=log, stderr=log, env=environment
         )
     try:
-        deadline = time.monotonic() + 30
-        while not post(PORTS[name]):
-            if time.monotonic() > deadline or process.poll() is not None:
-                raise SystemExit(f"{name} does not serve:\n{(folder / 'log').read_text()[-2000:]}")
-            time.sleep(0.1)
-        yield psutil.Process(process.pid)
+        deadline = time.monotonic() + START_S
+        while True:
+            try:
+                drive(PORTS[name], post_request(PORTS[name], *REQUESTS[name]), 1, 0.5)
+                break
+            except OSError:
+                if time.monotonic() > deadline or process.poll() is not None:
+                    raise SystemExit(f"{name} does not serve:\n{(folder / 'log').read_text()[-2000:]}") from None
+                time.sleep(0.1)
+        yield process.pid
     finally:
         process.terminate()
         try:
@@ -129,72 +171,41 @@ def running(name: str, folder: Path, hopeit_python: str) -> Iterator[psutil.Proc
             process.wait()
 
 
-def environment(folder: Path) -> dict[str, str]:
-    """Nothing of the caller's but what finds programs."""
-    return {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(folder), "PYTHONPATH": "."}
-
-
-def cpu_s(process: psutil.Process) -> float:
-    """CPU of the process tree so far."""
-    tree = [process, *process.children(recursive=True)]
-    return sum(sum(one.cpu_times()[:2]) for one in tree)
-
-
-def measure(name: str, process: psutil.Process, seconds: int, clients: int, script: Path) -> dict[str, float]:
-    """Requests/s, p99 in ms, and CPU µs a request."""
-    before = cpu_s(process)
-    url = f"http://127.0.0.1:{PORTS[name]}{PATH}"
-    output = subprocess.run(
-        ["wrk", "-t1", f"-c{clients}", f"-d{seconds}", "--latency", "-s", str(script), url],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    cpu = cpu_s(process) - before
-    rate = float(re.search(r"Requests/sec:\s+([\d.]+)", output)[1])  # type: ignore[index]
-    value, unit = re.search(r"99%\s+([\d.]+)(us|ms|s)", output).groups()  # type: ignore[union-attr]
-    p99 = float(value) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[unit]
-    failed = re.search(r"Non-2xx or 3xx responses: (\d+)", output)
-    requests = int(re.search(r"(\d+) requests in", output)[1])  # type: ignore[index]
+def measure(name: str, pid: int, seconds: int, clients: int) -> dict[str, str | float | None]:
+    """Load it; what came of it."""
+    before = cpu_s(pid)
+    load = drive(PORTS[name], post_request(PORTS[name], *REQUESTS[name]), clients, seconds)
     return {
-        "per_s": rate,
-        "p99_ms": p99,
-        "cpu_us": cpu / requests * 1e6,
-        "failed": int(failed[1]) if failed else 0,
+        "system": name,
+        "per_s": load.per_s,
+        "p50_ms": load.p50_ms,
+        "p99_ms": load.p99_ms,
+        "cpu_us": (cpu_s(pid) - before) / load.requests * 1e6,
+        "client_us": load.client_cpu_us,
+        "failed": load.failed,
     }
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seconds", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--clients", type=int, default=16)
-    parser.add_argument("--hopeit", help="Python that has hopeit.engine")
-    options = parser.parse_args()
-    figures: dict[str, list[dict[str, float]]] = {name: [] for name in PORTS}
-    with tempfile.TemporaryDirectory() as home, EmbeddedBroker(Path(home)) as broker:
-        hopeit = options.hopeit or make_hopeit_environment(Path(home) / "hopeit")
-        script = Path(home) / "post.lua"
-        script.write_text(WRK)
-        for _ in range(options.rounds):
-            for name in PORTS:
-                with tempfile.TemporaryDirectory() as place:
-                    folder = Path(place)
-                    # Both name the same stream and group, and neither can read what the other left there.
-                    Broker(broker.url).client.flushall()
-                    (write_taskstream if name == "taskstream" else write_hopeit)(folder, broker.url)
-                    with running(name, folder, hopeit) as process:
-                        found = measure(name, process, options.seconds, options.clients, script)
-                figures[name].append(found)
-                print(
-                    json.dumps({"system": name, **{key: round(value, 1) for key, value in found.items()}}), flush=True
-                )
-    print(f"\n| POST, {options.clients} clients | requests/s | p99 ms | CPU µs a request, all processes | failed |")
-    print("|---|---:|---:|---:|---:|")
-    for name, runs in figures.items():
-        mid = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-        print(f"| {name} | {mid['per_s']:,.0f} | {mid['p99_ms']:.1f} | {mid['cpu_us']:,.0f} | {mid['failed']:.0f} |")
+    command_line = parser(__doc__, seconds=5, rounds=3, clients=16)
+    command_line.add_argument("--hopeit", help="Python that has hopeit.engine")
+    command_line.add_argument("--only", nargs="*", choices=REQUESTS, default=list(REQUESTS), help="only these systems")
+    options = command_line.parse_args()
+    figures = Figures(["system"], COLUMNS, options.out)
+    with tempfile.TemporaryDirectory() as home, server() as url:
+        hopeit = options.hopeit
+        if hopeit is None and "hopeit.engine" in options.only:
+            hopeit = make_hopeit_environment(Path(home) / "hopeit")
+        for name in turns(options.only, options.rounds):
+            with tempfile.TemporaryDirectory() as place:
+                folder = Path(place)
+                # Two of them name the same stream and group, and neither can read what the other left there.
+                Broker(url).client.flushall()
+                write(name, folder, url)
+                with running(name, folder, hopeit or "", url) as pid:
+                    figures.add(measure(name, pid, options.seconds, options.clients))
+    figures.show()
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from taskstream import fields, hints
 from taskstream.errors import ConfigError, ValidationError, one_line
 from taskstream.message import encode_json
 from taskstream.scalars import Convert, Mismatch
+from taskstream.typed_json import Decode, decoder_for
 
 __all__ = [
     "Validator",
@@ -110,6 +111,7 @@ class ObjectType:
         self.read: Convert
         self.write: Convert
         self.schema: ma.Schema
+        self.decode: Decode | None = None
 
     def build(self) -> None:
         """Make the schema and the functions; raises ConfigError naming class and field."""
@@ -124,6 +126,8 @@ class ObjectType:
         self.schema = schema(unknown=ma.EXCLUDE if self.unknown == "exclude" else ma.RAISE)
         self.read = self._reader([(name, field.reader(), field.required) for name, field in made.items()])
         self.write = self._writer([(name, field.writer()) for name, field in made.items()])
+        if self.unknown == "raise":  # what is dropped unread might not even be JSON
+            self.decode = decoder_for(self.kind, made)
 
     def _reader(self, parts: Sequence[tuple[str, Convert, bool]]) -> Convert:
         kind, exclude = self.kind, self.unknown == "exclude"
@@ -250,7 +254,7 @@ def _object_field(kind: type[Any] | None, kwargs: Mapping[str, Any]) -> fields.S
 class Validator:
     """Checks and converts values of one annotated type, in both directions."""
 
-    __slots__ = ("_name", "_read", "_write", "annotation", "field")
+    __slots__ = ("_decode", "_name", "_read", "_write", "annotation", "field")
 
     def __init__(self, annotation: Any, name: str = "") -> None:
         """``name`` stands for the value in error texts. Raises ConfigError for an unsupported type."""
@@ -259,6 +263,7 @@ class Validator:
         self.field = field_for(annotation, owner=name)
         self._read = self.field.reader()
         self._write = self.field.writer()
+        self._decode = self.field.known.decode if isinstance(self.field, Object) and not self.field.allow_none else None
 
     def load(self, value: object) -> Any:
         """Plain JSON value → value of the type. Raises ValidationError."""
@@ -271,6 +276,11 @@ class Validator:
 
     def load_json(self, text: bytes) -> Any:
         """JSON → value of the type. Raises ValidationError, also for what is no JSON."""
+        if self._decode is not None:
+            try:  # suppress() would cost as much as the decoding
+                return self._decode(text)
+            except Mismatch:
+                pass
         if not text:
             raise self._error(["Not valid JSON: it is empty."])
         try:

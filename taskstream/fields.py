@@ -226,7 +226,7 @@ class Items(Strict, fields.List[Any]):
         self, inner: Strict, make: Convert = list, native: tuple[type[Collection[Any]], ...] = (list, tuple), **kw: Any
     ) -> None:
         super().__init__(inner, **kw)
-        self.item, self._make, self._native = inner, make, native
+        self.item, self.makes_list, self._make, self._native = inner, make is list, make, native
         self.give = f"a {' or '.join(kind.__name__ for kind in native)}"
 
     def _reader(self) -> Convert:
