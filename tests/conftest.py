@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import compileall
 import importlib.util
+import itertools
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +13,7 @@ from pathlib import Path
 import disks
 import pytest
 import redis
+from cli_server import CommandServer
 from disks import FaultyDisk, SmallDisk
 from helpers import OwnServer, Started, taskstream_command
 from hypothesis import HealthCheck, settings
@@ -123,23 +125,25 @@ def start_cli(start_process: Callable[..., Started]) -> Callable[..., Started]:
     return start
 
 
+@pytest.fixture(scope="session")
+def command_server() -> Iterator[CommandServer]:
+    """What runs the command lines of ``run_cli``."""
+    server = CommandServer()
+    yield server
+    server.close()
+
+
 @pytest.fixture
-def run_cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """``run_cli("queues", "--json", cwd=…, env=…)``: run the real command line to its end, output captured."""
+def run_cli(tmp_path: Path, command_server: CommandServer) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """``run_cli("queues", "--json", cwd=…, env=…)``: run the command line in a process to its end, output captured."""
+    count = itertools.count()
 
     def run(
         *arguments: str, cwd: Path = tmp_path, env: Mapping[str, str] | None = None, timeout: float = 60.0
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            taskstream_command(*arguments),
-            cwd=cwd,
-            env={**os.environ, **(env or {})},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+        outputs = tmp_path / f"command-{next(count)}"
+        outputs.mkdir()
+        return command_server.run(arguments, cwd, {**os.environ, **(env or {})}, outputs, timeout)
 
     return run
 
