@@ -1,6 +1,6 @@
 """POSTs from 16 clients: Taskstream beside hopeit.engine, and the web's CPU beside a bare Flask view, in one run.
 
-    python -m benchmarks.post [--seconds 5] [--rounds 3] [--clients 16] [--hopeit PYTHON]
+    python -m benchmarks.post [--seconds 5] [--rounds 3] [--clients 16] [--only TEXT] [--hopeit PYTHON]
 
 `taskstream` and `hopeit.engine` serve the very same modules (tests/acceptance/tutorial_app; for hopeit.engine 0.30 with
 the package name in the imports changed and the decorator and configuration it now asks for), both consume the stream
@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
-from benchmarks.harness import Column, Figures, cpu_s, parser, server, turns
+from benchmarks.harness import Column, Figures, chosen, cpu_s, parser, server, turns
 from benchmarks.http_load import drive, post_request
 from taskstream.broker import Broker
 from taskstream_webapp.server import ServeOptions
@@ -190,14 +190,13 @@ def main() -> None:
     """Measure and print."""
     command_line = parser(__doc__, seconds=5, rounds=3, clients=16)
     command_line.add_argument("--hopeit", help="Python that has hopeit.engine")
-    command_line.add_argument("--only", nargs="*", choices=REQUESTS, default=list(REQUESTS), help="only these systems")
     options = command_line.parse_args()
     figures = Figures(["system"], COLUMNS, options.out)
     with tempfile.TemporaryDirectory() as home, server() as url:
         hopeit = options.hopeit
-        if hopeit is None and "hopeit.engine" in options.only:
+        if hopeit is None and "hopeit.engine" in chosen(REQUESTS, options.only):
             hopeit = make_hopeit_environment(Path(home) / "hopeit")
-        for name in turns(options.only, options.rounds):
+        for name in turns(REQUESTS, options):
             with tempfile.TemporaryDirectory() as place:
                 folder = Path(place)
                 # Two of them name the same stream and group, and neither can read what the other left there.
