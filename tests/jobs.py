@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -293,8 +294,12 @@ class Jobs:
 
 def worker_processes(pool: Started) -> list[int]:
     """Process ids of the pool's worker processes."""
-    children = psutil.Process(pool.pid).children()
-    return [child.pid for child in children if "taskstream_worker.child" in child.cmdline()]
+    found = []
+    for child in psutil.Process(pool.pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # a dead one has no command line
+            if "taskstream_worker.child" in child.cmdline():
+                found.append(child.pid)
+    return found
 
 
 def kill(pid: int, number: int) -> None:

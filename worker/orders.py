@@ -25,7 +25,7 @@ class Report(msgspec.Struct, omit_defaults=True):
 
     ``kind``: ``ready``, with the ``url`` of its broker · ``config_error`` with ``text`` · ``worn`` with the reason as
     ``text`` · ``begin`` and ``end`` of consumer ``consumer`` of ``stream`` and ``group``, the process' membership
-    ``number``, on broker ``url``.
+    ``number``, on broker ``url`` · ``forked``, with its process id as ``number``.
     """
 
     kind: str

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import IO
 
 import msgspec
@@ -21,6 +22,7 @@ from .backoff import Backoff
 from .clock import boottime
 from .memory import resident
 from .options import PoolOptions, ProcessOptions
+from .siblings import Forked
 from .told import Lease
 
 MAX_REPORT = 64 * 1024
@@ -35,16 +37,15 @@ class Child:
     """One worker process and what it told.
 
     ``successor`` is the one that takes its place, and ``draining`` says that it has: this one finishes what it runs.
-    ``worn`` is why it is to be replaced, ``first_rss`` the memory (bytes) it took when it was ready, if
-    anyone wants to know. ``timed_out`` is
-    when (monotonic, s) it was killed for a message that ran too long.
+    ``worn`` is why it is to be replaced, ``first_rss`` the memory (bytes) it took when it was ready, if anyone
+    wants to know. ``timed_out`` is when (monotonic, s) it was killed for a message that ran too long.
     """
 
     def __init__(self, index: int, name: str, log: FieldLogger) -> None:
         self.index = index
         self.name = name
         self.backoff = Backoff(0.2, 30.0)
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | Forked | None = None
         self.started_at = 0.0
         self.start_at = 0.0
         self.leases: dict[int, Lease] = {}
@@ -75,40 +76,39 @@ class Child:
 
     def start(self, pool: PoolOptions) -> None:
         """Start the process with fresh pipes and table. Raises OSError, with nothing left of the attempt."""
+        start_together([self], pool)
+
+    def open(self, pool: PoolOptions) -> ProcessOptions:
+        """Fresh pipes and table for a process that is to be started; its ends are the caller's to close."""
         self._rest = b""
         self._weighed = pool.max_memory_per_process is not None
         self.config_error = self.worn = self.timed_out = None
         self.ready = self.given_up = self.forced = self._told_nonsense = False
         self.deaf_since = None
-        theirs: list[int] = []
+        orders_read, self._orders_fd = os.pipe()
         try:
-            orders_read, self._orders_fd = os.pipe()
-            theirs.append(orders_read)
             self.reports_fd, reports_write = os.pipe()
-            theirs.append(reports_write)
+        except OSError:
+            os.close(orders_read)
+            raise
+        try:
             os.set_blocking(self.reports_fd, False)
             self._file = table.create(pool.concurrency)
             self.table = table.Table(self._file.fileno(), pool.concurrency)
-            inherited = (orders_read, reports_write, self._file.fileno())
-            # A Ctrl-C that comes before the process knows that it ignores those would end it.
-            old = signal.pthread_sigmask(signal.SIG_BLOCK, orders.IGNORED_SIGNALS)
-            try:
-                self.process = subprocess.Popen(
-                    [sys.executable, "-m", "taskstream_worker.child", str(orders_read), self.name],
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=inherited,
-                )
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, old)
         except BaseException:
-            self.forget()
+            os.close(orders_read)
+            os.close(reports_write)
             raise
-        finally:
-            for fd in theirs:
-                os.close(fd)
-        # Over the pipe, because the URLs in them may hold passwords and anyone can read a command line.
-        self.order(msgspec.json.encode(ProcessOptions(pool, self.name, self.index, *inherited)) + b"\n")
-        self.started_at = boottime()
+        return ProcessOptions(pool, self.name, self.index, orders_read, reports_write, self._file.fileno())
+
+    def is_deaf(self) -> bool:
+        """Whether it can report no more."""
+        return self.deaf_since is not None
+
+    @property
+    def starting(self) -> bool:
+        """Whether its process is about to be forked by another."""
+        return isinstance(self.process, Forked) and self.process.starting
 
     def order(self, order: bytes) -> None:
         """Send an order; a child that is gone hears nothing."""
@@ -153,6 +153,8 @@ class Child:
             self.broker_url = report.url
             if self._weighed:
                 self.first_rss = self.rss()
+        elif report.kind == "forked" and isinstance(self.process, Forked):
+            self.process.born(report.number)
         elif report.kind == "worn":
             self.worn = report.text
         elif report.kind == "config_error":
@@ -178,6 +180,37 @@ class Child:
             self._file.close()
         self.table = self._file = self.process = None
         self.leases = {}
+
+
+def start_together(children: Sequence[Child], pool: PoolOptions) -> None:
+    """Start the processes of ``children``, several by forking one. Raises OSError, with nothing left of the attempt."""
+    opened: list[ProcessOptions] = []
+    try:
+        for child in children:
+            opened.append(child.open(pool))
+        inherited = [fd for one in opened for fd in (one.orders_fd, one.reports_fd, one.table_fd)]
+        argv = [sys.executable, "-m", "taskstream_worker.child", ",".join(str(one.orders_fd) for one in opened)]
+        # A Ctrl-C that comes before the process knows that it ignores those would end it.
+        old = signal.pthread_sigmask(signal.SIG_BLOCK, orders.IGNORED_SIGNALS)
+        try:
+            process = subprocess.Popen(
+                [*argv, *(child.name for child in children)], stdin=subprocess.DEVNULL, pass_fds=inherited
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, old)
+    except BaseException:
+        for child in children:
+            child.forget()
+        raise
+    finally:
+        for one in opened:
+            os.close(one.orders_fd)
+            os.close(one.reports_fd)
+    for child, options in zip(children, opened, strict=True):
+        child.process = process if len(opened) == 1 else Forked(process, child.is_deaf)
+        # Over the pipe, because the URLs in them may hold passwords and anyone can read a command line.
+        child.order(msgspec.json.encode(options) + b"\n")
+        child.started_at = boottime()
 
 
 def is_running(pid: int) -> bool:

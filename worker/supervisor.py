@@ -26,7 +26,8 @@ from . import orders
 from .clock import boottime
 from .options import PoolOptions
 from .releases import Releases
-from .spawned import Child, how_it_ended, is_running
+from .siblings import adopt
+from .spawned import Child, how_it_ended, is_running, start_together
 from .told import NotNow
 
 HEALTHY_S = 30.0
@@ -84,6 +85,8 @@ class Supervisor:
         self._forced = False
         self._config_error: str | None = None
         self._was_ready = False
+        self._adopting = False
+        """Whether what a dead child leaves behind becomes a child of this process; only while several are started."""
         self._selector = selectors.DefaultSelector()
 
     def _child(self, index: int) -> Child:
@@ -130,6 +133,7 @@ class Supervisor:
                 asked = max(self._signals, 1)
                 self._ask_to_stop(asked)
             self._reap()
+            self._stop_adopting()
             if self._stopping is not None and all(child.process is None for child in self._children):
                 self._releases.finish(RELEASE_S)
                 return
@@ -179,36 +183,48 @@ class Supervisor:
     def _start_due(self) -> None:
         if self._stopping is not None:
             return
-        for child in self._children:
-            if child.process is None and boottime() >= child.start_at:
-                try:
-                    child.start(self._options)
-                except OSError as error:
+        due = [child for child in self._children if child.process is None and boottime() >= child.start_at]
+        if len(due) > 1 and not self._adopting:
+            self._adopting = adopt(True)
+        for together in [due] if self._adopting and len(due) > 1 else [[child] for child in due]:
+            try:
+                start_together(together, self._options)
+            except OSError as error:
+                for child in together:
                     child.start_at = boottime() + child.backoff.next()
-                    self._log.error("Worker process cannot be started, trying on", {"worker": child.name}, exc=error)
-                    continue
+                    said = {"worker": child.name}
+                    self._log.error("Worker process cannot be started, trying on", said, exc=error)
+                continue
+            for child in together:
                 self._selector.register(child.reports_fd, selectors.EVENT_READ, child)
 
     def _reap(self) -> None:
         for child in list(self._children):
             process = child.process
-            if process is None or process.poll() is None:
+            status = process.poll() if process is not None else None
+            if process is None or status is None:
                 continue
             child.read_reports(self._lease_ms)
             with contextlib.suppress(KeyError):
                 self._selector.unregister(child.reports_fd)
-            self._forced |= self._stopping is not None and process.returncode != EXIT_OK
-            killed = child.timed_out is not None and process.returncode == -signal.SIGKILL
+            self._forced |= self._stopping is not None and status != EXIT_OK
+            killed = child.timed_out is not None and status == -signal.SIGKILL
             if boottime() - child.started_at > HEALTHY_S:
                 child.backoff.reset()
             # What was killed for its message, or has its successor already, is no sign of anything broken.
             pause = 0.0 if killed or child.successor is not None else child.backoff.next()
             child.start_at = boottime() + pause
-            self._tell_end(child, process.returncode, pause, killed)
+            self._tell_end(child, status, pause, killed)
             self._speak_for_dead(child, killed)
             child.forget()
             if child.successor is not None:
                 self._children.remove(child)
+
+    def _stop_adopting(self) -> None:
+        """As soon as all are children of this process: what the tasks' own programs leave behind is not for it."""
+        if self._adopting and not any(child.starting for child in self._children):
+            adopt(False)
+            self._adopting = False
 
     def _tell_end(self, child: Child, status: int, pause: float, killed: bool) -> None:
         """One line for each end that nobody asked for."""
