@@ -46,7 +46,7 @@ RELEASE_S = 3.0
 """How long the end of a pool waits for a broker that does not answer."""
 
 SHORT_LEASE_S = 3.0
-"""Of a shorter lease not enough may be left for loading what renews it, once a child is seen to hang."""
+"""Of a shorter lease too little may be left to load what renews it, once a child is seen to hang."""
 
 TICK_S = 1.0
 WEIGH_S = 1.0
@@ -197,6 +197,8 @@ class Supervisor:
                 continue
             for child in together:
                 self._selector.register(child.reports_fd, selectors.EVENT_READ, child)
+            if self._options.lease < SHORT_LEASE_S:
+                self._releases.prepare()  # while they load
 
     def _reap(self) -> None:
         for child in list(self._children):
@@ -330,7 +332,7 @@ class Supervisor:
             if child.process is None or child.table is None or not child.leases:
                 continue
             behind = boottime() - child.table.last_beat()
-            if behind >= self._options.lease / 3 or self._options.lease < SHORT_LEASE_S:
+            if behind >= self._options.lease / 3:
                 self._releases.prepare()
             if behind < stale or not is_running(child.process.pid):
                 continue
