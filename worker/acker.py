@@ -32,6 +32,10 @@ BATCH = 1_000
 _membership_of = attrgetter("membership")
 _successors_of = attrgetter("successors")
 _lane_of = attrgetter("lane")
+_entry_of = attrgetter("delivery.entry_id")
+_end_of = attrgetter("move", "ties", "delivery.deaths", "delivery.from_again")
+_PLAIN_END = ("a", (), 0, False)
+"""Of a job whose end is an entry of the stream acknowledged, and nothing else."""
 
 
 class Acker:
@@ -111,7 +115,7 @@ class Acker:
         """The first of what is done, all of one membership."""
         done = self._done
         membership = done[0].membership
-        if len(done) <= BATCH and all(one is membership for one in set(map(_membership_of, done))):
+        if len(done) <= BATCH and set(map(_membership_of, done)) == {membership}:
             batch = list(done)
             done.clear()
             return membership, batch
@@ -144,16 +148,16 @@ class Acker:
     def _commit(self, membership: Membership, jobs: list[Job], delays: list[int]) -> bool:
         """``delays`` gets those (ms) of what will be tried again."""
         batch = Batch()
-        acks = batch.main_acks
+        if list(map(_end_of, jobs)).count(_PLAIN_END) == len(jobs):
+            batch.main_acks += map(_entry_of, jobs)
+            return self._send(membership, batch, jobs)
         for job in jobs:
             delivery, ties = job.delivery, job.ties
             if job.move == "a":
                 if delivery.deaths or ties:
                     batch.ack_suspect(delivery.from_again, delivery.entry_id, delivery.message.id, ties)
-                elif delivery.from_again:
-                    batch.again_acks.append(delivery.entry_id)
                 else:
-                    acks.append(delivery.entry_id)
+                    batch.ack(delivery.from_again, delivery.entry_id)
             elif job.move == "r":
                 delays.append(job.delay_ms)
                 when = f"@{job.due_ms}" if job.due_ms else job.delay_ms

@@ -84,7 +84,6 @@ class Executor:
         """Waits for nothing else to run."""
         self.closed = False
         """A suspect runs alone, or waits for it: nothing else is started."""
-        self.running = 0
         self.ran = 0
         """Messages that ran since the process started."""
 
@@ -119,6 +118,11 @@ class Executor:
         for job in others:
             self._queue.put(job)
         return mine
+
+    @property
+    def running(self) -> int:
+        """How many messages run now."""
+        return len(self.running_jobs())
 
     def running_jobs(self) -> list[Job]:
         """What runs now."""
@@ -229,7 +233,6 @@ class Executor:
             began = boottime()
         lane.job = lane.marked = job
         job.lane = lane
-        self.running += 1
         talks = known.log.enabled(handler.log_done_at)
         keep = self._keep
         value: object = None
@@ -347,7 +350,6 @@ class Executor:
     def _end(self, lane: Lane, job: Job, put_off: bool = False) -> None:
         """What was started has ended, however; nothing in here can fail or switch."""
         lane.job = lane.deadline = None
-        self.running -= 1
         if not put_off:
             self.ran += 1
         limits = lane.limits

@@ -20,9 +20,9 @@ _BEAT = struct.Struct("<d")
 _ID_SIZE = 128
 _TIME = struct.Struct("<d")
 _NUMBER = struct.Struct("<I")
-# Deadline or 0, hard_timeout, length of the id, the id; and last, because a struct is packed from its front to its end,
-# membership number + 1, 0 while the slot is free.
-_FILLED = struct.Struct(f"<ddB{_ID_SIZE}sI")
+# Deadline or 0, hard_timeout, the id (none has a NUL, with which it is filled up), and last, because a struct is packed
+# from its front to its end, membership number + 1, 0 while the slot is free.
+_FILLED = struct.Struct(f"<dd{_ID_SIZE}sI")
 _SLOT = _FILLED.size
 _pack_number, _fill = _NUMBER.pack_into, _FILLED.pack_into
 _NUMBER_AT = _SLOT - _NUMBER.size
@@ -84,9 +84,8 @@ class Table:
 
     def start(self, slot: int, membership: int, message_id: str, deadline: float = 0.0, limit: float = 0.0) -> None:
         """Mark ``message_id`` as started in ``slot``, under the process' membership number ``membership``."""
-        raw = message_id.encode()[:_ID_SIZE]
         _pack_number(self._map, self._numbers[slot], 0)
-        _fill(self._map, self._places[slot], deadline, limit, len(raw), raw, membership + 1)
+        _fill(self._map, self._places[slot], deadline, limit, message_id.encode(), membership + 1)
 
     def end(self, slot: int) -> None:
         """What ``slot`` holds has ended: nothing limits it any more, but until its commit a death may be its doing."""
@@ -105,9 +104,9 @@ class Table:
             seen = self._map[at : at + _SLOT]
             if seen != self._map[at : at + _SLOT]:
                 continue
-            deadline, limit, length, raw, number = _FILLED.unpack(seen)
+            deadline, limit, raw, number = _FILLED.unpack(seen)
             if number:
-                yield Started(number - 1, raw[:length].decode(errors="replace"), deadline, limit)
+                yield Started(number - 1, raw.rstrip(b"\0").decode(errors="replace"), deadline, limit)
 
     def close(self) -> None:
         """Unmap."""
