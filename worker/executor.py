@@ -228,7 +228,7 @@ class Executor:
         known = self._known.get(id(handler)) or self._know(handler)
         began = boottime()
         if began >= membership.deadline or membership.lost or job.expires_ms is not None or consumer.revoked:
-            if not self._may_run(job, known):
+            if not intake.may_run(job, known.log, self._worker, self._keep):
                 return
             began = boottime()
         lane.job = lane.marked = job
@@ -282,30 +282,6 @@ class Executor:
         consumer.stats.count(job.move, elapsed_ms)
         if failure is not None or talks:
             known.log_end(job, elapsed_ms, failure)
-
-    def _may_run(self, job: Job, known: Known) -> bool:
-        """The lease may have run out, or the message be wanted no more: whether it runs all the same, else its end."""
-        membership = job.membership
-        consumer = membership.consumer
-        if membership.lost or boottime() >= membership.deadline:
-            if not membership.wait_until_sure():
-                consumer.release_slot()
-                return False
-            if consumer.stopping:
-                # It was told to while this waited, and counts what runs: this would be cut off and run again.
-                consumer.give_back([job])
-                return False
-        if job.expires_ms is not None and intake.expired(job, consumer.around.clock):
-            # It waited here behind a handler that let nothing else run.
-            outcomes.expire(job, self._worker, self._keep)
-        elif consumer.revoked and job.delivery.message.id in consumer.revoked:
-            outcomes.revoke(job, outcomes.REVOKED_BEFORE, self._worker, self._keep)
-            known.log.info("REVOKED, does not run", about(job))
-        else:
-            return True
-        consumer.release_slot()
-        consumer.acker.put(job)
-        return False
 
     def _prepare(self, lane: Lane, job: Job, known: Known, context: Context) -> float:
         """Call the hooks that come before a run, and set its time limits. Returns when (boottime, s) it begins.

@@ -9,12 +9,14 @@ from taskstream.broker.group import Entry
 from taskstream.continuation import failed_before
 from taskstream.errors import InvalidMessage, TimeLimitExceeded, WorkerDied
 from taskstream.handler import QUEUE_GROUP, Handler
+from taskstream.logs import FieldLogger
 from taskstream.message import DEATHS_HEADER, Delivery, Message, from_fields, plain_message
 from taskstream.results.base import Failure
 from taskstream.ties import Tie, ties_of, ties_of_fields
 
 from . import outcomes
-from .known import Hooks, PutOff
+from .clock import boottime
+from .known import Hooks, PutOff, about
 from .membership import Job, Membership
 from .server_clock import ServerClock
 
@@ -153,6 +155,31 @@ def _tell(job: Job, handler: Handler, error: BaseException) -> None:
     hooks = Hooks(handler.middleware)
     if hooks.any:
         hooks.ended(job, error)
+
+
+def may_run(job: Job, log: FieldLogger, worker: str, keep: bool) -> bool:
+    """The lease may have run out, or the message be wanted no more: whether it runs all the same, else its end."""
+    membership = job.membership
+    consumer = membership.consumer
+    if membership.lost or boottime() >= membership.deadline:
+        if not membership.wait_until_sure():
+            consumer.release_slot()
+            return False
+        if consumer.stopping:
+            # It was told to while this waited, and counts what runs: this would be cut off and run again.
+            consumer.give_back([job])
+            return False
+    if job.expires_ms is not None and expired(job, consumer.around.clock):
+        # It waited here behind a handler that let nothing else run.
+        outcomes.expire(job, worker, keep)
+    elif consumer.revoked and job.delivery.message.id in consumer.revoked:
+        outcomes.revoke(job, outcomes.REVOKED_BEFORE, worker, keep)
+        log.info("REVOKED, does not run", about(job))
+    else:
+        return True
+    consumer.release_slot()
+    consumer.acker.put(job)
+    return False
 
 
 def look_again(job: Job) -> None:
