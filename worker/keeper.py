@@ -8,16 +8,17 @@ dropped but what belongs to a lost lease.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import gevent
 from gevent.event import AsyncResult, Event
-from gevent.threadpool import ThreadPool
 
 from taskstream.results.base import Outcome, ResultStore
 
 from .backoff import Backoff
 from .clock import boottime
 from .membership import Membership
+from .side_thread import SideThread
 
 SLOW_S = 5.0
 """A write that takes longer counts as one that does not get through, until it does."""
@@ -34,7 +35,7 @@ class Keeper:
         self._on_paused = on_paused
         self._waiting: list[_Request] = []
         self._wake = Event()
-        self._thread = ThreadPool(1)
+        self._thread = SideThread()
         self._paused = False
         self._writing = False
 
@@ -55,7 +56,7 @@ class Keeper:
     def close(self, timeout: float) -> None:
         """Close the store, unless it is hung in a write; waits ``timeout`` seconds at most."""
         if not self._writing:
-            self._thread.spawn(_attempt, self._store.close).wait(timeout)
+            self._thread.start(partial(_attempt, self._store.close)).wait(timeout)
 
     def _run(self) -> None:
         backoff = Backoff(0.1, 2.0)
@@ -98,7 +99,7 @@ class Keeper:
 
     def _write(self, outcomes: list[Outcome]) -> Exception | None:
         self._writing = True
-        done = self._thread.spawn(_attempt, self._store.write, outcomes)
+        done = self._thread.start(partial(_attempt, self._store.write, outcomes))
         done.wait(SLOW_S)
         if not done.ready():
             self._pause(
@@ -131,7 +132,7 @@ class _Request:
 
 
 def _attempt(work: Callable[..., None], *arguments: object) -> Exception | None:
-    """Run in the thread; what it raises is returned, because gevent would print it beside."""
+    """Run in the thread; what it raises is returned, because nobody would see it there."""
     try:
         work(*arguments)
     except Exception as error:

@@ -195,9 +195,10 @@ def test_without_a_place_for_results_nothing_is_acknowledged(jobs: Jobs, results
     jobs.settled()
     shutil.rmtree(jobs.folder / "results")
     (jobs.folder / "results").touch()
-    # When messages run
-    ids = [jobs.send("add", n, 1) for n in range(1, 4)]
-    eventually(lambda: all(jobs.runs("add", str(n), "1") for n in range(1, 4)))
+    # When messages run that end together (the first end alone would keep the others from being read)
+    ids = [jobs.send("slow", name) for name in "abc"]
+    eventually(lambda: all(jobs.runs("start", name) for name in "abc"))
+    jobs.go(*"abc")
     # Then none is acknowledged, and the worker says why it takes no more
     (worker,) = eventually(
         lambda: [one for one in jobs.broker.workers() if one["state"] == "paused" and one["reason"]], 15
@@ -209,6 +210,6 @@ def test_without_a_place_for_results_nothing_is_acknowledged(jobs: Jobs, results
     # And when it can be written again it goes on by itself
     (jobs.folder / "results").unlink()
     assert [jobs.outcome(one).delivery for one in [*ids, more]] == [1] * 4
-    assert all(len(jobs.runs("add", str(n), "1")) == 1 for n in (1, 2, 3, 9))
+    assert all(len(jobs.runs("start", name)) == 1 for name in "abc") and len(jobs.runs("add", "9", "1")) == 1
     jobs.settled()
     eventually(lambda: jobs.running()[0]["state"] == "running")
