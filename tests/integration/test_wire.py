@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import redis
 from helpers import ROOT, need
 
+from taskstream import Taskstream
 from taskstream.message import Message, fields_of, from_fields
 
 PAGE = (ROOT / "docs" / "wire.md").read_text(encoding="utf-8")
@@ -71,3 +72,20 @@ def test_every_field_is_on_the_page() -> None:
     documented = re.findall(r"^\| `([a-z]+)` \| (yes|no) \|", PAGE, re.MULTILINE)
     assert [name for name, _ in documented] == fields_of(full)[::2]
     assert [name for name, needed in documented if needed == "yes"] == fields_of(Message("1", "n", b"{}"))[::2]
+
+
+def test_a_waiting_call_takes_at_most_140_bytes(server_url: str) -> None:
+    # Entries of one node share the names of their fields as long as these are the same, in the same order.
+    def noop(id: int, text: str) -> None:
+        """Is never run."""
+
+    app = Taskstream("shop", broker=server_url)
+    task = app.task(noop)
+    with redis.Redis.from_url(server_url) as client:
+        app.enqueue_many(task.s(id=123, text="hello world") for _ in range(500))  # connected, and the stream is there
+        before = client.info("memory")["used_memory"]
+        for _ in range(10):
+            app.enqueue_many(task.s(id=123, text="hello world") for _ in range(2000))
+        assert (client.info("memory")["used_memory"] - before) / 20_000 <= 140
+        client.delete("shop")
+    app.close()
