@@ -1,15 +1,16 @@
 """What other forms on the wire would save and cost: ids, MessagePack, compression, RESP3, shared round trips.
 
-    python -m benchmarks.wire [--rounds 5] [--count 100000] [--only memory,encoding,protocol,together] [--broker URL]
+    python -m benchmarks.wire [--rounds 5] [--count 100000] [--only memory|encoding|protocol|together]
 
 Nothing of this but the form that is used is in the product: these are the trials that decided (RESULTS.md). Ways that
 are compared take turns, a figure is the median of the rounds. ``memory`` is the growth of the server's ``used_memory``
 for each waiting message; zstd and lz4 are tried where ``zstandard`` and ``lz4`` are installed. Starts its own Valkey
-unless given a broker, which must hold nothing. JSON lines, then Markdown tables.
+unless given one with ``--broker URL``, which must hold nothing. JSON lines, then Markdown tables.
 """
 
 from __future__ import annotations
 
+import argparse
 import base64
 import contextlib
 import importlib
@@ -19,13 +20,13 @@ import threading
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import redis
 
-from benchmarks.harness import Column, Figures, parser, server, turns, until
+from benchmarks.harness import Column, Figures, chosen, parser, server, turns, until
 from taskstream import Taskstream
 from taskstream.broker import Broker, Envelope
 from taskstream.message import Message, new_id
@@ -78,6 +79,11 @@ def compressors() -> dict[str, tuple[Callable[[bytes], bytes], Callable[[bytes],
     return found
 
 
+def all_of(options: Any) -> argparse.Namespace:
+    """The options for what a trial compares: ``--only`` has chosen among the trials."""
+    return argparse.Namespace(rounds=options.rounds, only=None)
+
+
 def memory(client: redis.Redis, options: Any) -> Figures:
     """Bytes for each waiting message by form of the entry."""
     figures = Figures(
@@ -125,7 +131,7 @@ def memory(client: redis.Redis, options: Any) -> Figures:
             bodies[f", {way}, base64"] = base64.b64encode(compress(body))
         for suffix, one in bodies.items():
             name = f"body of {size:,} bytes{suffix}"
-            fill(lambda one=one: {**plain(), "body": one}, options.count * 100 // size)  # type: ignore[misc]
+            fill(lambda one=one: {**plain(), "body": one}, max(1, options.count * 100 // size))  # type: ignore[misc]
     return figures
 
 
@@ -146,7 +152,7 @@ def encoding(client: redis.Redis, options: Any) -> Figures:
         }
         for name, (compress, expand) in compressors().items():
             ways[f"{name}, on top of JSON"] = (lambda compress=compress, raw=raw: compress(raw), expand)  # type: ignore[misc]
-        for form in turns(ways, options.rounds):
+        for form in turns(ways, all_of(options)):
             encode, decode = ways[form]
             made, repeats = encode(), max(5, 2_000_000 // size)
             start = time.process_time()
@@ -178,7 +184,7 @@ def protocol(client: redis.Redis, options: Any) -> Figures:
         connection = pool.make_connection()
         connection.connect()
         clients[f"RESP{version}"] = connection
-    for name in turns(clients, options.rounds):
+    for name in turns(clients, all_of(options)):
         connection = clients[name]
         client.delete(STREAM)
         client.xgroup_create(STREAM, group, id="0", mkstream=True)
@@ -268,7 +274,7 @@ def together(client: redis.Redis, options: Any) -> Figures:
         "shared": lambda: shared.send(one()),
     }
     for threads in (1, 2, 4, 16):
-        for way in turns(ways, options.rounds):
+        for way in turns(ways, all_of(options)):
             each = 4_000 // threads
             send = ways[way]
             started = [threading.Thread(target=repeat, args=(send, each)) for _ in range(threads)]
@@ -286,10 +292,9 @@ def together(client: redis.Redis, options: Any) -> Figures:
     return figures
 
 
-def main(names: Iterable[str] = ("memory", "encoding", "protocol", "together")) -> None:
+def main() -> None:
     """Measure and print."""
     made = parser(__doc__, rounds=5, count=100_000)
-    made.add_argument("--only", default=",".join(names))
     made.add_argument("--broker")
     options = made.parse_args()
     trials: dict[str, Callable[[redis.Redis, Any], Figures]] = {
@@ -299,7 +304,7 @@ def main(names: Iterable[str] = ("memory", "encoding", "protocol", "together")) 
         "together": together,
     }
     with server(options.broker) as options.url, redis.Redis.from_url(options.url) as client:
-        found = [trials[name](client, options) for name in options.only.split(",")]
+        found = [trials[name](client, options) for name in chosen(trials, options.only)]
     for figures in found:
         figures.show()
 

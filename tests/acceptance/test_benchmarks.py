@@ -18,6 +18,7 @@ PROGRAMS = {
     "priorities": ["--only", "mixed", "--count", "300"],
     "scaling": ["--only", "async def that awaits", "--count", "300"],
     "stages": ["--count", "300"],
+    "wire": ["--only", "protocol", "--count", "300"],
 }
 OTHERS = ("results_many", "results_store", "slow_disk", "start", "takeover")
 LINES = [
