@@ -25,6 +25,9 @@ UNCOMMITTED = 2_000
 POLL_S = 0.05
 """How often a reader looks that may not wait on the server, because it would do so with the last free slot."""
 
+MAIN_TURN = 4
+"""Of so many messages that a reader with a single free slot takes one is from the stream, however many came back: a
+million that became due at once would keep all that was sent since waiting."""
 
 RANKED_S = 60.0
 """How long a reader goes by priority after it last saw one; a renewal of the lease or a hint brings it back to that."""
@@ -102,11 +105,13 @@ class Reading:
 
     def _read_streams(self, call: Call, membership: Membership, room: int) -> list[Entry]:
         slots, alone = self._slots, self._consumer.around.alone
-        main, block, count, pause = True, True, room, 0.0
+        again, main, block, count, pause = True, True, True, room, 0.0
+        self._reads += 1
         if self._again_hot:
             # COUNT holds for each of the two streams, so share it out while both may have something.
             if room == 1:
-                main = block = False
+                main = self._reads % MAIN_TURN == 0
+                again, block = not main, False
             else:
                 count = room // 2
         if not alone:
@@ -119,17 +124,17 @@ class Reading:
                     block, pause = False, POLL_S
         reserved = count if block and not alone else 0
         slots.reserved += reserved
-        self._reads += 1
         self.waits = self._reads if block else 0
         try:
-            entries = membership.group.read(call, count, BLOCK_MS if block else None, main=main)
+            entries = membership.group.read(call, count, BLOCK_MS if block else None, again=again, main=main)
         finally:
             self.waits = 0
             slots.reserved -= reserved
         self.last_at = boottime()
         self._main_hot = bool(entries)
-        # Those of `again` come first.
-        self._again_hot = bool(entries) and entries[0].from_again
+        if again:
+            # Those of `again` come first.
+            self._again_hot = bool(entries) and entries[0].from_again
         self.took_all = len(entries) < count
         if not entries:
             gevent.sleep(pause)

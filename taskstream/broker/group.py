@@ -190,18 +190,20 @@ class ConsumerGroup:
         """Extend the lease, unless it was taken."""
         return _renewal(_RENEW.run(call, *self._renewal_arguments))
 
-    def read(self, call: Call, count: int, block_ms: int | None, *, main: bool = True) -> list[Entry]:
+    def read(
+        self, call: Call, count: int, block_ms: int | None, *, again: bool = True, main: bool = True
+    ) -> list[Entry]:
         """Read at most ``count`` new entries of each stream; wait ``block_ms`` for the first, None not at all.
 
-        Without ``main`` only the group's own stream is read.
+        Without ``main`` only the group's own stream is read, without ``again`` only the other.
         """
         command: list[Any] = ["XREADGROUP", "GROUP", self.group, self.consumer, "COUNT", count]
         if block_ms is not None:
             command += ("BLOCK", block_ms)
-        if main:
+        if again and main:
             reply = call(*command, "STREAMS", self._again, self.stream, ">", ">")
         else:
-            reply = call(*command, "STREAMS", self._again, ">")
+            reply = call(*command, "STREAMS", self._again if again else self.stream, ">")
         entries: list[Entry] = []
         for name, rows in reply or ():
             from_again = name != self.stream.encode()

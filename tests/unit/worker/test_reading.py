@@ -30,11 +30,14 @@ class FakeGroup:
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []
         self.fed: list[Fed] = []
+        self.found = [PLAIN]
         self.during = lambda: None
 
-    def read(self, call: object, count: int, block_ms: int | None, *, main: bool = True) -> list[Entry]:
+    def read(
+        self, call: object, count: int, block_ms: int | None, *, again: bool = True, main: bool = True
+    ) -> list[Entry]:
         self.asked.append(("read", count, block_ms is not None, main))
-        return [PLAIN]
+        return self.found[:count] if again else [PLAIN]
 
     def feed(self, call: object, count: int, turn: int) -> Fed:
         self.asked.append(("feed", count, turn))
@@ -120,6 +123,18 @@ def test_readers_that_share_slots_wait_with_few_and_never_with_the_last(clock: C
         *(("feed", 1, 0), ("read", 1, False, True)),
     ]
     assert reader.slots.reserved == 0
+
+
+@pytest.mark.parametrize("room", [1, 2, 10])
+def test_what_came_back_never_keeps_the_stream_waiting(clock: Clock, room: int) -> None:
+    reader = Reader()
+    reader.group.found = [RANKED]
+    seen = [entry for _ in range(12) for entry in reader.read(room)]
+    both = [asked for asked in reader.group.asked if asked[3]]
+    assert RANKED in seen and len(both) >= 3
+    # Two of the streams' COUNT would be more than there is room for.
+    assert room > 1 or seen.count(PLAIN) == 3
+    assert all(count <= max(1, room // 2) for _, count, _, _ in reader.group.asked[1:])
 
 
 def test_a_read_that_found_less_than_it_could_have_is_known_to_have_taken_all(clock: Clock) -> None:
