@@ -1,28 +1,30 @@
 """A function's arguments and return value as JSON: checked before a call is sent, decoded where it runs.
 
 Types other than plain scalars are marshmallow's business (``taskstream.dataobjects.Validator``). Plain scalars of
-exactly the annotated type, nearly all there is, are told by a look at their type and accepted or refused alike.
+exactly the annotated type, nearly all there is, are told by a look at their type and accepted or refused alike; a
+process that meets no others does not load marshmallow, whose import is a third of a small producer's start.
 """
 
 from __future__ import annotations
 
 import contextlib
-import enum
 import functools
 import inspect
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import isfinite
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from taskstream.dataobjects import Validator
 from taskstream.errors import ConfigError, InvalidMessage, ValidationError, one_line
-from taskstream.fields import Strict
 from taskstream.message import encode_json
 from taskstream.scalars import INT_MAX, INT_MIN
+
+if TYPE_CHECKING:
+    from taskstream.dataobjects import Validator
+    from taskstream.fields import Strict
 
 NONE = type(None)
 SCALARS: frozenset[type] = frozenset({str, int, float, bool, NONE})
@@ -63,14 +65,34 @@ _decode_scalars = msgspec.json.Decoder(_ScalarBody).decode
 decode_json: Callable[[bytes | msgspec.Raw], Any] = msgspec.json.Decoder().decode
 
 
-class _Slot(msgspec.Struct, frozen=True):
-    """One parameter. ``plain``: the exact types that are the same on both sides and need no look by marshmallow."""
+class _Slot:
+    """One parameter. ``plain``: the exact types that are the same on both sides and need no look by marshmallow.
 
-    name: str
-    required: bool
-    validator: Validator
-    plain: frozenset[type]
-    default: Any = inspect.Parameter.empty
+    Raises ConfigError for a type that cannot travel.
+    """
+
+    def __init__(self, parameter: inspect.Parameter, annotation: Any, label: str) -> None:
+        kind = parameter.kind
+        self.name = parameter.name
+        self.kind = kind
+        self.required = parameter.default is parameter.empty and kind not in (kind.VAR_POSITIONAL, kind.VAR_KEYWORD)
+        self.default: Any = parameter.default
+        self.plain = SCALARS if annotation in (Any, object) else _scalars_of(annotation)
+        self._annotation = annotation
+        self._owner = f"{label}: argument {parameter.name}"
+        if not self.plain:
+            self.validator  # noqa: B018 -- made now, for what it raises
+
+    @functools.cached_property
+    def validator(self) -> Validator:
+        """What values that are not plain go through."""
+        from taskstream import dataobjects, json_only
+
+        annotation = self._annotation
+        inside_unknown = annotation in (Any, object, list, dict) or (
+            typing.get_origin(annotation) in (list, dict) and Any in typing.get_args(annotation)
+        )
+        return (json_only.JsonOnly if inside_unknown else dataobjects.Validator)(annotation, self._owner)
 
 
 class Parameter(msgspec.Struct, frozen=True):
@@ -113,12 +135,12 @@ class Arguments:
         self._named: dict[str, _Slot] = {}
         self._rest: _Slot | None = None
         self._named_rest: _Slot | None = None
-        self.parameters: list[Parameter] = []
+        self._slots: list[_Slot] = []
         parameters = inspect.signature(function).parameters
         hints = _hints(function, label, lambda name: name in parameters)
         for parameter in parameters.values():
-            slot = _slot(parameter, hints.get(parameter.name, Any), label)
-            self.parameters.append(_described(parameter, slot))
+            slot = _Slot(parameter, hints.get(parameter.name, Any), label)
+            self._slots.append(slot)
             match parameter.kind:
                 case parameter.VAR_POSITIONAL:
                     self._rest = slot
@@ -136,6 +158,11 @@ class Arguments:
         self._scalars = all(slot.plain for slot in (*self._positional, *self._named.values()))
         self._shapes: set[tuple[Any, ...]] = set()
         """What calls looked like that fit: how many arguments by position, names, and the types of all."""
+
+    @property
+    def parameters(self) -> list[Parameter]:
+        """What there is to give, in the order of the function's own parameters."""
+        return [_described(slot) for slot in self._slots]
 
     def _make_plans(self) -> Iterator[_Plan]:
         by_position = tuple(slot.plain for slot in self._positional)
@@ -262,15 +289,26 @@ class ReturnValue:
     """
 
     def __init__(self, function: Callable[..., Any], label: str) -> None:
-        self._validator: Validator | None = None
-        with contextlib.suppress(ConfigError):  # of a type that is nothing special in JSON, or known to mypy only
-            self._validator = Validator(_hints(function, label, lambda name: name == "return").get("return", Any))
+        self._annotation: Any = None
+        """None: of a type that is nothing special in JSON, or known to mypy only."""
+        with contextlib.suppress(ConfigError):
+            self._annotation = _hints(function, label, lambda name: name == "return").get("return", Any)
+        self._plain = _scalars_of(self._annotation)
+
+    @functools.cached_property
+    def _validator(self) -> Validator | None:
+        from taskstream import dataobjects
+
+        if self._annotation is not None:
+            with contextlib.suppress(ConfigError):
+                return dataobjects.Validator(self._annotation)
+        return None
 
     def dump(self, value: object) -> bytes:
         """The value as JSON. Raises ValidationError for what JSON cannot carry."""
         if value is None:
             return b"null"
-        if self._validator is not None and type(value) not in SCALARS:
+        if type(value) not in SCALARS and self._validator is not None:
             with contextlib.suppress(ValidationError):
                 value = self._validator.dump(value)
         return encode_json(value)
@@ -278,40 +316,10 @@ class ReturnValue:
     def load(self, raw: bytes | msgspec.Raw) -> Any:
         """The value again."""
         plain = decode_json(raw)
-        if self._validator is not None:
+        if type(plain) not in self._plain and self._annotation is not Any and self._validator is not None:
             with contextlib.suppress(ValidationError):
                 return self._validator.load(plain)
         return plain
-
-
-class _JsonOnly(Validator):
-    """For arguments whose annotation says nothing of what is inside: JSON values, which arrive as what was sent."""
-
-    __slots__ = ()
-
-    def dump(self, value: object) -> Any:
-        """Refuses what has a JSON form but would arrive as something else, such as a datetime."""
-        try:
-            foreign = _foreign(value)
-        except RecursionError:
-            foreign = None  # told by the validator
-        if foreign is not None:
-            text = f"{foreign} is no JSON value; annotate the argument with its type."
-            raise ValidationError(text, {"_schema": [text]})
-        return super().dump(value)
-
-
-def _foreign(value: object) -> str | None:
-    """What in a value is none of JSON's types."""
-    if value is None or (isinstance(value, (str, int, float)) and not isinstance(value, enum.Enum)):
-        return None
-    if isinstance(value, (list, tuple)):
-        return next((found for item in value if (found := _foreign(item))), None)
-    if isinstance(value, dict):
-        if (key := next((key for key in value if not isinstance(key, str)), None)) is not None:
-            return f"A key of type {type(key).__name__}"
-        return next((found for item in value.values() if (found := _foreign(item))), None)
-    return f"A {type(value).__name__}"
 
 
 def _hints(function: Callable[..., Any], label: str, wanted: Callable[[str], bool]) -> dict[str, Any]:
@@ -331,27 +339,12 @@ def _hints(function: Callable[..., Any], label: str, wanted: Callable[[str], boo
         raise ConfigError(f"{label}: its annotations cannot be read: {error}") from None
 
 
-def _slot(parameter: inspect.Parameter, annotation: Any, label: str) -> _Slot:
-    json_only = annotation in (Any, object, list, dict) or (
-        typing.get_origin(annotation) in (list, dict) and Any in typing.get_args(annotation)
-    )
-    validator = (_JsonOnly if json_only else Validator)(annotation, f"{label}: argument {parameter.name}")
-    rest = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    return _Slot(
-        name=parameter.name,
-        required=parameter.default is parameter.empty and not rest,
-        validator=validator,
-        plain=SCALARS if annotation in (Any, object) else _scalars_of(annotation),
-        default=parameter.default,
-    )
-
-
-def _described(parameter: inspect.Parameter, slot: _Slot) -> Parameter:
-    kind = parameter.kind
+def _described(slot: _Slot) -> Parameter:
+    kind = slot.kind
     default: Any = msgspec.UNSET
-    if parameter.default is not parameter.empty:
+    if slot.default is not inspect.Parameter.empty:
         with contextlib.suppress(ValidationError):
-            default = slot.validator.dump(parameter.default)
+            default = slot.validator.dump(slot.default)
     return Parameter(
         name=slot.name,
         field=slot.validator.field,

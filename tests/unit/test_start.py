@@ -20,6 +20,20 @@ Supervisor.run = lambda self: 0
 assert main(["worker", "-A", "shop:app", "--broker", "redis://:secret@localhost:6379/0"]) == 0
 """
 
+PLAIN_TASKS = """
+from taskstream import Taskstream
+
+app = Taskstream("shop", broker="redis://localhost:1", results=None)
+
+
+@app.task
+def label(parcel: int, text: str | None = None, *, weight: float = 1.0) -> str:
+    return text or ""
+
+
+app.tasks["shop.label"].s(1, text="x", weight=2.5)
+"""
+
 POOL_OF_DEV = "import taskstream_worker.__main__"
 
 
@@ -34,10 +48,19 @@ POOL_OF_DEV = "import taskstream_worker.__main__"
     ids=["package", "help", "supervisor", "pool of dev"],
 )
 def test_nothing_heavy_is_loaded(code: str, also: tuple[str, ...], tmp_path: Path) -> None:
+    assert not loaded_by(code, tmp_path) & {*HEAVY, *also}
+
+
+def test_tasks_of_plain_types_need_no_marshmallow(tmp_path: Path) -> None:
+    assert not loaded_by(PLAIN_TASKS, tmp_path) & {"marshmallow", "gevent", "flask"}
+    assert "marshmallow" in loaded_by(PLAIN_TASKS.replace("parcel: int", "parcel: list[int]"), tmp_path)
+
+
+def loaded_by(code: str, tmp_path: Path) -> set[str]:
     told = f"{code}\nimport sys\nprint(*sys.modules, sep='\\n', file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", told], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert not set(done.stderr.split()) & {*HEAVY, *also}
+    return set(done.stderr.split())
 
 
 def test_patching_looks_for_plugins_once_and_calls_them(tmp_path: Path) -> None:
