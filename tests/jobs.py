@@ -286,10 +286,14 @@ class Jobs:
         return found
 
     def running(self, count: int = 1) -> list[dict[str, Any]]:
-        """The live workers, as soon as there are ``count``."""
-        return eventually(
-            lambda: workers if len(workers := self.broker.workers()) == count else [], 20, f"not {count} workers"
-        )
+        """The live workers, as soon as there are ``count`` and each has begun to read."""
+
+        def begun() -> list[dict[str, Any]]:
+            workers = self.broker.workers()
+            ready = len(workers) == count and not any(worker["state"] == "starting" for worker in workers)
+            return workers if ready else []
+
+        return eventually(begun, 20, f"not {count} workers")
 
 
 def worker_processes(pool: Started) -> list[int]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import redis
+from msgspec.structs import replace
 from script_cases import (
     AGAIN,
     DEAD,
@@ -49,7 +50,7 @@ M4 = Entry(True, "2-1", [b"id", b"m4"], 2, 1)
 
 
 def innocent(entry: Entry, deaths: int = 0) -> Entry:
-    return entry._replace(deaths=deaths)
+    return replace(entry, deaths=deaths)
 
 
 TAKEN_ALL = {
@@ -149,7 +150,7 @@ CLAIM = [
             f"whose run was ended on purpose says why and counts no death, {word}",
             [seed_corpse(score), do("HSET", DEATHS, "m2", 2, "m2 why", "too long")],
             claim(suspect_at=2),
-            Claimed(False, True, [innocent(M1, n), M2._replace(deaths=2, why="too long"), innocent(M4, n)]),
+            Claimed(False, True, [innocent(M1, n), replace(M2, deaths=2, why="too long"), innocent(M4, n)]),
             TAKEN_ALL | counted,
         )
         for word, score, n, counted in (

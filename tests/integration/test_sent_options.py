@@ -55,7 +55,8 @@ def pool(valkey_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         output=folder / "pool.log",
     )
     try:
-        eventually(made.broker.workers, 20, lambda: started.output)
+        # As soon as it reads, there is a group, too.
+        eventually(lambda: [one["state"] for one in made.broker.workers()] == ["running"], 20, lambda: started.output)
         yield made
     finally:
         started.remove()

@@ -87,13 +87,13 @@ def test_enqueue_many_keeps_the_order_and_takes_one_round_trip_per_500(
     # Given four threads that enqueue at once, and a count of what is written to sockets
     app = make_app(broker_url)
     trips: list[int] = []
-    original = app.broker._exchange
+    original = app.broker._exchange_packed
 
-    def counted(commands: list[tuple[object, ...]]) -> list[object]:
-        trips.append(len(commands))
-        return original(commands)
+    def counted(packed: bytes, count: int) -> list[object]:
+        trips.append(count)
+        return original(packed, count)
 
-    monkeypatch.setattr(app.broker, "_exchange", counted)
+    monkeypatch.setattr(app.broker, "_exchange_packed", counted)
     task = app.tasks["shop.add"]
     # When each sends 1,100 calls
     with ThreadPoolExecutor(4) as pool:
