@@ -33,20 +33,32 @@ def without_woken(
     """``runs`` without those that began as their process woke up, after others had taken their messages over.
 
     No look at a lease can prevent them, because a process may be stopped between the look and the handler. They must
-    come to nothing: the run that counts is the one of whoever took over.
+    come to nothing: the run that counts is the one of whoever took over. Where everybody who did was killed inside of
+    the handler, and nobody runs the message afterwards, it is the woken one that has taken over: it is not left out.
     """
     frozen = _by_pid([one for one in records.frozen if one[1].end - one[1].begin >= lease_s])
+    killed: dict[int, list[float]] = defaultdict(list)
+    for pid, at in records.killed:
+        killed[pid].append(at)
+
+    def broken_off(run: Run, until: float) -> bool:
+        unfinished = run.end is None and run.failed is None
+        return unfinished and any(run.begin <= at <= until for at in killed.get(run.pid, ()))
+
     kept: dict[int, list[Run]] = {}
     woken: list[Run] = []
     for number, all_of_it in runs.items():
         kept[number] = []
         for run in all_of_it:
-            late = any(
-                span.begin <= run.begin <= span.end + WAKE_S
-                and any(span.begin <= other.begin < run.begin for other in all_of_it if other.pid != run.pid)
+            meanwhile = [
+                other
                 for span in frozen.get(run.pid, ())
-            )
-            (woken if late else kept[number]).append(run)
+                if span.begin <= run.begin <= span.end + WAKE_S
+                for other in all_of_it
+                if other.pid != run.pid and span.begin <= other.begin < run.begin
+            ]
+            rightful = run is all_of_it[-1] and all(broken_off(other, run.begin) for other in meanwhile)
+            (woken if meanwhile and not rightful else kept[number]).append(run)
     return kept, woken
 
 
@@ -118,10 +130,10 @@ class Ends:
         found = self._outcomes_of(call.message_id)
         problem = end_problem(call, runs, found, letter) or winner_problem(runs, found[0], self._epoch_s)
         woken = self._woken.get(call.number)
-        if problem is None and woken is not None:
+        if problem is None and woken is not None and not _is_of_no_run(found[0]):
             started = found[0].started_ms / 1000 - self._epoch_s
             if all(abs(started - woken.begin) < abs(started - run.begin) for run in runs):
-                problem = f"its outcome is of a run that had lost it: {woken}"
+                problem = f"its outcome, begun at {started:.3f}, is of a run that had lost it: {woken}; others: {runs}"
         if problem:
             self.problems.append(f"{call.number} ({call.kind}, {call.message_id}): {problem}")
         elif letter is None:
@@ -159,7 +171,7 @@ def end_problem(
 
 def winner_problem(runs: Sequence[Run], outcome: Outcome, epoch_s: float) -> str | None:
     """What is wrong with which run won: one that was taken over has lost, so the one that began last has to."""
-    if len(runs) < 2 or (outcome.error is not None and outcome.error.type == "WorkerDied"):
+    if len(runs) < 2 or _is_of_no_run(outcome):
         return None
     *earlier, last = runs
     if last.end is None and last.failed is None:
@@ -169,6 +181,11 @@ def winner_problem(runs: Sequence[Run], outcome: Outcome, epoch_s: float) -> str
     if away > CLOCKS_S and any(abs(started - run.begin) < away for run in earlier):
         return f"its outcome is of the run that began at {started:.3f}, not of the last one: {runs}"
     return None
+
+
+def _is_of_no_run(outcome: Outcome) -> bool:
+    """Whether a message was buried for its deaths, without a run: the outcome's start says when, shortly after one."""
+    return outcome.error is not None and outcome.error.type == "WorkerDied"
 
 
 class Repeats:

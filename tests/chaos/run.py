@@ -64,7 +64,8 @@ def _judge(system: System, driver: Driver, took_s: float) -> Verdict:
     store.close()
     repeats = audit.Repeats(records, load.lease_s)
     for number in ends.poison:
-        repeats.poisoned(runs.get(number, ()))
+        # Those that began at waking too: they have killed their processes as well.
+        repeats.poisoned([*runs.get(number, ()), *(run for run in woken if run.number == number)])
     repeats.judge(runs, CONCURRENCY)
     if woken:
         repeats.reasons["begun at waking"] = len(woken)

@@ -13,6 +13,7 @@ from chaos.records import CHILD, Call, Records, Run, Span
 from outcomes import outcome
 
 from taskstream.results import FAILURE, Outcome
+from taskstream.results.base import Failure
 
 LEASE_S = 3.0
 CALL = Call("accepted", 7, "quick", "m7")
@@ -135,6 +136,38 @@ def test_a_run_begun_as_its_process_woke_up_must_not_win() -> None:
 
     assert problems(17_000) == []
     assert len(problems(20_100)) == 1
+
+
+def test_what_is_buried_for_its_deaths_is_of_no_run() -> None:
+    # Given poison that killed two processes while a third stood still, and that one too as soon as it woke up
+    died = Failure("WorkerDied", "3 worker processes died while it ran")
+    found = outcome("m7", state=FAILURE, error=died, started_ms=20_200)
+    runs, last = [Run(7, 101, 17.0), Run(7, 102, 17.1)], Run(7, 100, 20.1)
+    accounts = audit.Ends({7: runs}, lambda key: [found], {"m7": LETTER}, woken=[last])
+    # When it is buried shortly after that
+    accounts.take(CALL._replace(kind="poison"))
+    # Then that is not the end of any run, and so of none that must not have won
+    assert (accounts.problems, accounts.dead) == ([], {"WorkerDied": 1})
+
+
+def test_a_process_that_wakes_up_may_take_over_from_one_that_was_killed() -> None:
+    # Given a process that stood still from 10 to 20, and one that began a message meanwhile and was killed
+    records = Records(Path())
+    records.frozen = [(100, Span(10.0, 20.0))]
+    broken, late, later = Run(7, 101, 17.0), Run(7, 100, 20.1, 20.2), Run(7, 102, 20.4, 20.5)
+
+    def woken(*runs: Run, killed: float = 18.0) -> list[Run]:
+        records.killed = [(101, killed)]
+        return audit.without_woken({7: runs}, records, LEASE_S)[1]
+
+    # Then the run at the waking counts
+    assert woken(broken, late) == []
+    # But neither where it was not the last, nor where the other one had not been killed before, or had ended
+    assert woken(broken, late, later) == [late]
+    assert woken(broken, late, killed=16.0) == woken(broken, late, killed=20.3) == [late]
+    assert woken(Run(7, 101, 17.0, 17.1), late) == woken(Run(7, 101, 17.0, failed=17.1), late) == [late]
+    # And neither where somebody else had taken it over from the one that was killed
+    assert woken(broken, Run(7, 102, 19.0), late) == [late]
 
 
 # -- repeats ---------------------------------------------------------------------------------------------
