@@ -71,9 +71,9 @@ class Member:
         self.deadline = boottime() + 1e6
 
     def wait_until_sure(self) -> bool:
-        while boottime() >= self.deadline:
+        while boottime() >= self.deadline and not self.lost:
             gevent.sleep(0.001)
-        return True
+        return not self.lost
 
 
 class World:
@@ -127,6 +127,17 @@ def test_after_a_suspect_the_others_have_the_process_for_as_long(world: World) -
     world.executor._others_until = 0.0
     world.put("next suspect", deaths=1)
     world.until(lambda: world.ran == ["suspect", "innocent", "next suspect"])
+
+
+@pytest.mark.parametrize("sure_until", [0.0, 1e12])
+def test_what_was_lost_does_not_start(world: World, sure_until: float) -> None:
+    # Given two messages whose lease was lost while they waited, whatever was known of it before
+    world.member.deadline, world.member.lost = sure_until, True
+    world.put("one")
+    world.put("suspect", deaths=1)
+    # Then neither runs, nor is ended here, and their slots are free
+    world.until(lambda: world.consumer.freed == 2)
+    assert world.ran == world.consumer.acker.ended == list(table.Table(world.shared.fileno(), 2).started()) == []
 
 
 def test_what_waited_for_its_lease_does_not_start_in_a_process_that_stops(world: World) -> None:
