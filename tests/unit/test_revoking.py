@@ -5,7 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
+import gevent
 import pytest
+from gevent.event import Event
 
 from taskstream import AsyncResult, BrokerUnavailable, Taskstream
 from taskstream import ValidationError as Invalid
@@ -135,6 +137,35 @@ def test_a_hint_is_enough_where_none_was_missed(known: Revoked, server: Server) 
     # And what was to be ended stays so
     known.hear(5, ["a"], False)
     assert known.ids == {"a": True}
+
+
+def test_a_hint_counts_at_once_while_all_are_being_read(known: Revoked, server: Server) -> None:
+    # Given a reading that a renewal began, with answers that come late and know nothing of what is revoked meanwhile
+    known.load()
+    server.number, server.ids = 1, {"a": False}
+    asked, answer = Event(), Event()
+    at_once = server.call
+
+    def late(*command: Any) -> Any:
+        reply = at_once(*command)
+        asked.set()
+        answer.wait(10)
+        return reply
+
+    server.call = late  # type: ignore[method-assign]
+    reading = gevent.spawn(known.load)
+    assert asked.wait(10)
+    # When a hint comes in between
+    hearing = gevent.spawn(known.hear, 2, ["b"], True)
+    gevent.sleep(0)
+    # Then it counts before the answers are there, and still does when they are
+    assert known.ids == {"b": True}
+    server.ids = {"a": False}
+    answer.set()
+    reading.get(timeout=10)
+    assert known.ids == {"a": False, "b": True}
+    hearing.get(timeout=10)
+    assert known.ids == {"a": False, "b": True} and server.reads == 1
 
 
 def test_what_is_forgotten_is_dropped_in_the_end(known: Revoked, server: Server) -> None:
