@@ -9,33 +9,26 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Protocol
 
 import gevent
 import redis
 from gevent.lock import RLock
 
-from taskstream.broker import Broker
 from taskstream.broker.group import ConsumerGroup, group_is_gone
 from taskstream.connection import BLOCK_MS, error_text
 from taskstream.errors import TaskstreamError
 from taskstream.handler import Subscription
 from taskstream.link import Link
-from taskstream.logs import FieldLogger
 
 from . import intake, outcomes
 from .acker import Acker
 from .backoff import RECONNECT_MOST_S, Backoff
 from .clock import boottime
-from .lease import LeaseKeeper
 from .membership import Job, Membership
 from .reading import UNCOMMITTED, Reading
 from .revoked import Revoked
-from .server_clock import ServerClock
-from .slots import Slots
 from .stats import SubscriptionStats
+from .surroundings import Surroundings
 
 STARTED = "started"
 STOPPED = "stopped"
@@ -47,40 +40,6 @@ SILENT_S = BLOCK_MS / 1000 + 1
 
 UNSURE_POLL_S = 0.05
 """How often a reader looks whether a lease that was about to run out has been renewed."""
-
-
-class Queue(Protocol):
-    """The executor, as the reader needs it. ``closed``: it starts nothing, because a suspect is to run alone."""
-
-    @property
-    def closed(self) -> bool: ...
-
-    @property
-    def put(self) -> Callable[[Job], None]: ...
-
-    def withdraw(self, consumer: Consumer) -> list[Job]: ...
-
-    def terminate(self, consumer: Consumer) -> None: ...
-
-
-@dataclass
-class Surroundings:
-    """What all consumers of a process share."""
-
-    broker: Broker
-    slots: Slots
-    queue: Queue
-    leases: LeaseKeeper
-    log: FieldLogger
-    worker: str
-    lease_ms: int
-    keep_results: bool
-    alone: bool
-    report: Callable[[Membership, bool], None]
-    """Tells the supervisor about a consumer name: before it is used, and (True) when it is over."""
-    clock: ServerClock = field(default_factory=ServerClock)
-    paused: str | None = None
-    """Why the process takes no new messages, None while it does."""
 
 
 class Consumer:
@@ -112,6 +71,8 @@ class Consumer:
         """Ids that are not to run; True: nor to go on running."""
         self._trying_since: float | None = None
         self._older: list[Membership] = []
+        self._unanswered: Membership | None = None
+        """Whose name was sent to be registered, without an answer."""
         self._version = 0
         self._choosing = RLock()
         self._link = Link(around.broker.url)
@@ -227,10 +188,12 @@ class Consumer:
 
     def release(self) -> None:
         """End every consumer name of this subscription; call when nothing runs any more."""
-        for membership in (*self._older, *([self.membership] if self.membership else [])):
-            self._end(membership)
+        names = (*self._older, self._unanswered, self.membership)
+        for membership in names:
+            if membership is not None:
+                self._end(membership)
         self._older.clear()
-        self.membership = None
+        self._unanswered = self.membership = None
         self._link.close()
 
     # -- called from the executor and the acker ----------------------------------------------------------
@@ -309,26 +272,37 @@ class Consumer:
     def join(self) -> None:
         """Register under a name that was never used."""
         self._retire()
+        self._end_unanswered()
         name = f"{self.around.worker}.{secrets.token_hex(4)}"
         to = self.subscription
         group = ConsumerGroup(to.stream, to.group, name, self.around.lease_ms, int(to.retention * 1000))
+        self.around.clock.learn(group.time_ms(self._link.call))
         Consumer._numbers += 1
         sent = boottime()
         membership = Membership(self, group, Consumer._numbers, sent + self.around.lease_ms / 1000)
         # The supervisor must know of the name before the server does, or a crash in between hides it.
         self.around.report(membership, False)
-        try:
-            if not group.register(self._link.call):
-                raise TaskstreamError(f"consumer name {name} was used before")
-            self.around.clock.learn(group.time_ms(self._link.call))
-        except BaseException:
+        self._unanswered = membership
+        registered = group.register(self._link.call)
+        self._unanswered = None
+        if not registered:
             self.around.report(membership, True)
-            raise
+            raise TaskstreamError(f"consumer name {name} was used before")
         self._group_gone = False
         self.around.leases.add(membership)
         self.membership = membership
         self._reconcile_at = boottime() + RECONCILE_S
         self.refresh()
+
+    def _end_unanswered(self) -> None:
+        """The server may have registered a name although nobody was told so: it would stay for as long as a lease.
+
+        Raises what keeps the server from answering, so that there is never more than one such name.
+        """
+        if self._unanswered is not None:
+            self._unanswered.group.release(self._link.call)
+            self.around.report(self._unanswered, True)
+            self._unanswered = None
 
     def _retire(self) -> None:
         """Stop reading under the present name; what it still holds is finished or lost."""

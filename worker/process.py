@@ -22,7 +22,7 @@ from taskstream.middleware import Middleware, tell
 from . import forks, orders, pipes
 from .acker import Acker
 from .clock import boottime
-from .consumer import SILENT_S, Consumer, Surroundings
+from .consumer import SILENT_S, Consumer
 from .control import ControlListener
 from .executor import Executor
 from .forwarder import Forwarder
@@ -39,6 +39,7 @@ from .scheduler import Scheduler
 from .server_clock import ServerClock
 from .slots import Slots
 from .stats import Reporter, SubscriptionStats
+from .surroundings import Surroundings
 from .table import Table
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from taskstream.schedule import Schedule
 
 from . import intake
 from .acker import Acker
-from .consumer import Consumer, Surroundings
+from .consumer import Consumer
 from .executor import Executor
 from .lease import LeaseKeeper
 from .limits import Limits
@@ -29,6 +29,7 @@ from .scheduler import Scheduler
 from .server_clock import ServerClock
 from .slots import Slots
 from .stats import SubscriptionStats
+from .surroundings import Surroundings
 from .table import Table, create
 
 LEASE_S = 30 * 86_400.0

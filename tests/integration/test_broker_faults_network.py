@@ -16,6 +16,7 @@ from jobs import Jobs, worker_processes
 from proxy import FaultyProxy
 
 from taskstream.broker import Broker
+from taskstream.broker.group import ConsumerGroup
 from taskstream.broker.script import Script
 from taskstream.handler import QUEUE_GROUP
 from taskstream.message import Message
@@ -142,6 +143,25 @@ def test_replies_that_come_late_or_never(jobs: Jobs, proxy: FaultyProxy) -> None
         proxy.heal()
     all_once(jobs, ids, range(40))
     stops_clean(jobs, pool)
+
+
+@pytest.mark.parametrize("way", ["lose_reply_to", "cut_after_request", "cut_inside_request"])
+def test_a_name_whose_registration_was_not_answered_is_given_up(jobs: Jobs, proxy: FaultyProxy, way: str) -> None:
+    # Given a server that knows the scripts, so that the first command is carried out
+    group = ConsumerGroup("jobs", QUEUE_GROUP, "earlier", 60_000)
+    assert group.register(jobs.broker.call)
+    group.release(jobs.broker.call)
+    # When a worker's first registration gets no answer
+    getattr(proxy, way)(Script("register").sha.encode())
+    pool = behind(jobs, proxy, lease=60)
+    assert jobs.outcome(jobs.send("add", 1, 0)).delivery == 1
+    assert proxy.lost == 1
+    # Then it goes on under another name, and the first is not left behind for as long as its lease
+    assert jobs.state.consumers == 1
+    # And where nobody answers its signing off, its supervisor does that once more
+    getattr(proxy, way)(Script("release").sha.encode())
+    stops_clean(jobs, pool)
+    assert proxy.lost == 2
 
 
 COMMANDS = {
