@@ -10,7 +10,8 @@ import asyncio
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 from urllib.parse import urlsplit
 
 
@@ -34,7 +35,7 @@ class FaultyProxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(10)
+        self._await(self._listen())
 
     # -- faults of the network, until heal() ---------------------------------------------------------------
 
@@ -44,7 +45,7 @@ class FaultyProxy:
 
     def refuse(self) -> None:
         """End all connections and refuse new ones."""
-        self._do(self._stop_listening)
+        self._await(self._stop_listening())
         self._do(self._cut_all)
 
     def drop(self, *, requests: bool = True, replies: bool = True) -> None:
@@ -81,7 +82,7 @@ class FaultyProxy:
 
         self._do(mend)
         if self._listener is None:
-            asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(10)
+            self._await(self._listen())
 
     # -- faults that wait for a command, once --------------------------------------------------------------
 
@@ -117,8 +118,8 @@ class FaultyProxy:
     def close(self) -> None:
         """End everything."""
         if self._thread.is_alive():
-            self._do(self._stop_listening)
-            asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
+            self._await(self._stop_listening())
+            self._await(self._end())
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(10)
             self._loop.close()
@@ -130,22 +131,30 @@ class FaultyProxy:
         async def run() -> None:
             action()
 
-        asyncio.run_coroutine_threadsafe(run(), self._loop).result(10)
+        self._await(run())
+
+    def _await(self, work: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
     async def _listen(self) -> None:
         self._listener = await self._loop.create_server(lambda: Pair(self).near, sock=_bound(self._port), backlog=256)
 
-    def _stop_listening(self) -> None:
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+    async def _stop_listening(self) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            # What was accepted and is not the server's yet when it closes, asyncio would leave open.
+            for one in listener.sockets:
+                self._loop.remove_reader(one.fileno())
+            await asyncio.sleep(0)
+            listener.close()
 
     def _cut_all(self) -> None:
         for pair in list(self._pairs):
             pair.cut()
 
     async def _end(self) -> None:
-        while self._pairs:
+        # What was just accepted is no pair yet, but a task of the loop.
+        while self._pairs or len(asyncio.all_tasks()) > 1:
             self._cut_all()
             await asyncio.sleep(0.001)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -98,6 +100,22 @@ def test_everything_passes_until_told_otherwise(proxy: FaultyProxy) -> None:
         assert two.ask(b"b") == b"b"
         assert proxy.connections == 2
     eventually(lambda: proxy.connections == 0)
+
+
+def test_its_end_takes_along_what_was_just_accepted(echo: Echo) -> None:
+    # Given a proxy whose loop has much to accept at once
+    proxy, held = FaultyProxy(echo.url), threading.Event()
+    proxy.loop.call_soon_threadsafe(held.wait)
+    with warnings.catch_warnings(record=True) as complaints, contextlib.ExitStack() as clients:
+        warnings.simplefilter("always")
+        for _ in range(50):
+            clients.enter_context(Client(proxy))
+        # When it ends in the middle of that
+        threading.Timer(0.1, held.set).start()
+        proxy.close()
+        gc.collect()
+    # Then no connection is left open
+    assert [str(one.message) for one in complaints] == []
 
 
 def test_a_cut_ends_connections_and_takes_new_ones(proxy: FaultyProxy, echo: Echo) -> None:
