@@ -34,15 +34,18 @@ def without_woken(
 
     No look at a lease can prevent them, because a process may be stopped between the look and the handler. They must
     come to nothing: the run that counts is the one of whoever took over. Where everybody who did was killed inside of
-    the handler, and nobody runs the message afterwards, it is the woken one that has taken over: it is not left out.
+    the handler or failed, and nobody runs the message afterwards, it is the woken one that has taken over, or has read
+    what is tried again: it is not left out.
     """
     frozen = _by_pid([one for one in records.frozen if one[1].end - one[1].begin >= lease_s])
     killed: dict[int, list[float]] = defaultdict(list)
     for pid, at in records.killed:
         killed[pid].append(at)
 
-    def broken_off(run: Run, until: float) -> bool:
-        unfinished = run.end is None and run.failed is None
+    def over(run: Run, until: float) -> bool:
+        if run.failed is not None:
+            return run.failed < until
+        unfinished = run.end is None
         return unfinished and any(run.begin <= at <= until for at in killed.get(run.pid, ()))
 
     kept: dict[int, list[Run]] = {}
@@ -57,7 +60,7 @@ def without_woken(
                 for other in all_of_it
                 if other.pid != run.pid and span.begin <= other.begin < run.begin
             ]
-            rightful = run is all_of_it[-1] and all(broken_off(other, run.begin) for other in meanwhile)
+            rightful = run is all_of_it[-1] and all(over(other, run.begin) for other in meanwhile)
             (woken if meanwhile and not rightful else kept[number]).append(run)
     return kept, woken
 

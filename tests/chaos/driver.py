@@ -36,6 +36,7 @@ class Driver:
         self._later: list[tuple[float, Callable[[], None]]] = []
         """What ends a disturbance, and when."""
         self._stopping: list[tuple[psutil.Process, float]] = []
+        self._frozen_until: dict[int, float] = {}
         self._begun = time.monotonic()
         self._deck = self._deal()
         self._broker_gone: float | None = None
@@ -233,15 +234,18 @@ class Driver:
     def _freeze(self, process: psutil.Process, seconds: float, who: str) -> None:
         self._tell(f"SIGSTOP {who}", f"SIGSTOP {who} {process.pid} for {seconds:.1f} s")
         begun = time.monotonic()
+        until = max(begun + seconds, self._frozen_until.get(process.pid, 0.0))
+        self._frozen_until[process.pid] = until
 
         def thaw() -> None:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.resume()
+            if self._frozen_until[process.pid] == until:  # else it was stopped once more meanwhile, for longer
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.resume()
             self._records.frozen.append((process.pid, Span(begun, time.monotonic())))
 
         with contextlib.suppress(psutil.NoSuchProcess):
             process.suspend()
-            self._after(seconds, thaw)
+            self._after(until - begun, thaw)
 
     def _freeze_shortly(self) -> None:
         worker = self._worker(steady=True)

@@ -162,10 +162,13 @@ def test_a_process_that_wakes_up_may_take_over_from_one_that_was_killed() -> Non
 
     # Then the run at the waking counts
     assert woken(broken, late) == []
-    # But neither where it was not the last, nor where the other one had not been killed before, or had ended
+    # But neither where it was not the last, nor where the other one had not been killed before, or had ended well
     assert woken(broken, late, later) == [late]
     assert woken(broken, late, killed=16.0) == woken(broken, late, killed=20.3) == [late]
-    assert woken(Run(7, 101, 17.0, 17.1), late) == woken(Run(7, 101, 17.0, failed=17.1), late) == [late]
+    assert woken(Run(7, 101, 17.0, 17.1), late) == [late]
+    # And what had failed is tried again by whoever reads it, unless it had not failed yet
+    assert woken(Run(7, 101, 17.0, failed=17.1), late) == []
+    assert woken(Run(7, 101, 17.0, failed=20.3), late) == woken(Run(7, 101, 17.0, failed=17.1), late, later) == [late]
     # And neither where somebody else had taken it over from the one that was killed
     assert woken(broken, Run(7, 102, 19.0), late) == [late]
 
